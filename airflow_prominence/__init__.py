@@ -1,0 +1,7 @@
+"""PROMINENCE batch jobs and workflows on Apache Airflow."""
+
+from __future__ import annotations
+
+__all__ = ["__version__"]
+
+__version__ = "0.1.0"

@@ -1,0 +1,123 @@
+"""What Airflow learns about this package without importing anything else of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["get_provider_info"]
+
+_INTEGRATION = "PROMINENCE"
+
+
+def _option(
+    description: str, type_: str, default: str, *, example: str | None = None, sensitive: bool = False
+) -> dict[str, Any]:
+    option: dict[str, Any] = {
+        "description": description,
+        "version_added": "0.1.0",
+        "type": type_,
+        "example": example,
+        "default": default,
+    }
+    if sensitive:
+        option["sensitive"] = True
+    return option
+
+
+def _config() -> dict[str, Any]:
+    return {
+        "prominence": {
+            "description": "Settings of the PROMINENCE batch system (package airflow-prominence).",
+            "options": {
+                "internal_secret": _option(
+                    "Secret that the keys of all PROMINENCE tokens (users', jobs', nodes', triggers') are derived from. "
+                    "It must be the same in the API servers and the triggerers. Empty means ``[api_auth] jwt_secret``.",
+                    "string",
+                    "",
+                    sensitive=True,
+                ),
+                "api_prefixes": _option(
+                    "Comma-separated paths of the API server under which the REST interface is served. "
+                    "The first is the one that jobs and users are told.",
+                    "string",
+                    "/api/v1,/prominence/v1",
+                ),
+                "public_url": _option(
+                    "Address of the REST interface as users and jobs reach it; jobs see it as ``PROMINENCE_URL``. "
+                    "Empty means ``[api] base_url`` followed by the first of ``api_prefixes``.",
+                    "string",
+                    "",
+                    example="https://batch.example.org/api/v1",
+                ),
+                "internal_url": _option(
+                    "Address of the internal routes as triggerers and nodes reach them. "
+                    "Empty means ``[api] base_url`` followed by /prominence/internal/v1.",
+                    "string",
+                    "",
+                    example="http://api-server:8080/prominence/internal/v1",
+                ),
+                "user_token_days": _option(
+                    "Days that a user's token is good for, unless ``airflow prominence token --days`` says otherwise.",
+                    "integer",
+                    "30",
+                ),
+                "stdout_limit_mb": _option(
+                    "Megabytes of standard output, and as many of standard error, that are kept of each node of each "
+                    "attempt of a job; what is beyond is cut and the cut is marked.",
+                    "integer",
+                    "1024",
+                ),
+                "max_body_mb": _option("Largest request body, in megabytes.", "integer", "64"),
+                "max_cpus": _option("Most CPU cores that a job may ask for on one node.", "integer", "1024"),
+                "max_nodes": _option("Most nodes that a job may ask for.", "integer", "1000"),
+                "evict_after_s": _option(
+                    "Seconds of silence, counted only while the API was up to hear, after which a node is taken for "
+                    "lost and its jobs are evicted.",
+                    "integer",
+                    "45",
+                ),
+                "outage_grace_s": _option(
+                    "Seconds that nodes are given to come back after an outage of the API server before their silence "
+                    "counts.",
+                    "integer",
+                    "60",
+                ),
+                "site_file": _option(
+                    "YAML file that describes the sites; empty means that the nodes which register are all there is.",
+                    "string",
+                    "",
+                    example="/etc/prominence/sites.yaml",
+                ),
+                "submit_rate": _option(
+                    "Submissions a second that one user may make; 0 means any number.", "float", "0", example="20"
+                ),
+            },
+        }
+    }
+
+
+def get_provider_info() -> dict[str, Any]:
+    """The package's entry in Airflow's list of providers (entry point ``apache_airflow_provider``)."""
+
+    def modules(*names: str) -> list[dict[str, Any]]:
+        return [{"integration-name": _INTEGRATION, "python-modules": [f"airflow_prominence.{name}" for name in names]}]
+
+    return {
+        "package-name": "airflow-prominence",
+        "name": "PROMINENCE",
+        "description": "Batch jobs and workflows in containers, on whatever site has room.",
+        "integrations": [
+            {
+                "integration-name": _INTEGRATION,
+                "external-doc-url": "https://prominence-eosc.github.io/docs",
+                "tags": ["software"],
+            }
+        ],
+        "operators": modules("operators"),
+        "triggers": modules("triggers"),
+        "hooks": modules("hooks"),
+        "bundles": modules("dags"),
+        "config": _config(),
+        "db-managers": ["airflow_prominence.store.manager.ProminenceDBManager"],
+        "cli": ["airflow_prominence.cli.get_commands"],
+    }
