@@ -1,0 +1,130 @@
+"""What a runtime is to the runner: pull, prepare, launch; kill, usage and cleanup where children do not suffice.
+
+The order in a job is `pull`, then for each try `prepare`, `launch` (its argv is executed by the guard), `usage`,
+`cleanup`. `kill` may come at any moment and from another thread.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Callable, Dict, List, Optional, Tuple
+
+from ..images.cache import ImageCache
+from ..images.model import Credential, Image, PullError
+
+__all__ = [
+    "HOME",
+    "TMP",
+    "ContainerError",
+    "ContainerSpec",
+    "Credential",
+    "Image",
+    "ImageCache",
+    "Launch",
+    "PullError",
+    "Runtime",
+    "RuntimeUnavailable",
+    "Usage",
+]
+
+HOME = "/home/user"
+TMP = "/tmp"
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class RuntimeUnavailable(Exception):
+    """This machine cannot use the runtime; the message is one sentence that says how to get it."""
+
+
+class ContainerError(Exception):
+    """A container that cannot be prepared; the message is one sentence for the job's story."""
+
+
+@dataclass(frozen=True)
+class ContainerSpec:
+    name: str
+    image: Image
+    argv: Optional[List[str]]
+    env: Dict[str, str]
+    workdir: str
+    home: str
+    tmp: str
+    binds: List[Tuple[str, str]]
+    uid: int
+    gid: int
+    memory_mb: int
+    cpus: int
+    writable: bool
+    scratch: str
+
+    def command(self) -> List[str]:
+        """The argv to run: the task's own, which replaces ENTRYPOINT too, else the image's ENTRYPOINT and CMD."""
+        if self.argv is not None:
+            return list(self.argv)
+        return self.image.entrypoint + self.image.cmd
+
+    def environment(self) -> Dict[str, str]:
+        """The whole environment of the container's first process; nothing of the host's is in it."""
+        env = {"PATH": DEFAULT_PATH}
+        env.update(self.image.env)
+        env.update({"HOME": HOME, "TMP": TMP, "TEMP": TMP, "TMPDIR": TMP})
+        env.update(self.env)
+        return env
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What the guard executes; `env` is the whole environment, and `run_as` is set before exec if not None.
+
+    A guard that sets `run_as` also drops all supplementary groups.
+    """
+
+    argv: List[str]
+    env: Dict[str, str]
+    run_as: Optional[Tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Usage:
+    cpu_s: float
+    max_rss_kb: int
+
+
+class Runtime(ABC):
+    """One container command. Objects are cheap, hold no state of a job, and may be used by several threads."""
+
+    name: str
+
+    def __init__(self, engine_dir: str) -> None:
+        self.engine_dir = engine_dir
+
+    @abstractmethod
+    def probe(self) -> str:
+        """The version; raises RuntimeUnavailable with a sentence on how to get it."""
+
+    def pull(
+        self,
+        image: str,
+        cache: ImageCache,
+        credential: Optional[Credential],
+        log: Callable[[str], None],
+    ) -> Tuple[Image, str]:
+        """The image and `completed` or `cached`; raises PullError."""
+        return cache.get(image, credential, log)
+
+    @abstractmethod
+    def prepare(self, spec: ContainerSpec) -> None:
+        """Whatever the container needs on disk; raises ContainerError."""
+
+    @abstractmethod
+    def launch(self, spec: ContainerSpec) -> Launch:
+        """The command for the guard; `prepare` has been called for this spec."""
+
+    def kill(self, name: str) -> None:  # noqa: B027 - nothing to do where all processes are the guard's descendants
+        """End a container whose processes are not descendants of the guard."""
+
+    def usage(self, name: str) -> Optional[Usage]:
+        """What the container has used so far where the guard's children do not show it; call it while it runs."""
+        return None
+
+    def cleanup(self, spec: ContainerSpec) -> None:  # noqa: B027 - the scratch folder goes with the job
+        """Forget the container of this spec (not the job's root, which other tasks of the job share)."""
