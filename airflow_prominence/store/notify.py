@@ -1,0 +1,30 @@
+"""Waking those who wait: NOTIFY in the write's own transaction, so nobody is woken for what was rolled back."""
+
+from __future__ import annotations
+
+import time
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from airflow_prominence.store.tables import Event, Job
+
+JOB_CHANNEL = "prominence_job"
+NODE_CHANNEL = "prominence_node"
+
+
+def touch(session: Session, job: Job) -> None:
+    """Give the job a new version and wake whoever watches it."""
+    job.version += 1
+    session.execute(select(func.pg_notify(JOB_CHANNEL, str(job.id))))
+
+
+def wake_node(session: Session, node_id: int) -> None:
+    """Wake a node's long-poll: there is something to start or to stop."""
+    session.execute(select(func.pg_notify(NODE_CHANNEL, str(node_id))))
+
+
+def tell(session: Session, job: Job, kind: str, message: str, at: float | None = None) -> None:
+    """Add a line to the job's story."""
+    moment = time.time() if at is None else at
+    session.add(Event(job_id=job.id, attempt=job.attempt, time=moment, kind=kind, message=message))

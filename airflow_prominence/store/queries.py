@@ -1,0 +1,229 @@
+"""What users see of jobs: lists and descriptions, rendered by the database (``prominence.md`` 3.2, 3.3)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import BigInteger, ColumnElement, Select, Text, cast, exists, func, select
+from sqlalchemy.orm import Session
+
+from airflow_prominence.store.phases import DONE, STAGING_IN, reached
+from airflow_prominence.store.tables import Attempt, Event, Job, Label, Lease, Node, Output
+
+_PAGE = 16
+
+
+@dataclass(frozen=True)
+class JobFilter:
+    """Which of a user's jobs a list shows; the fields are the query parameters of ``prominence.md`` 3.3."""
+
+    owner: str
+    completed: bool = False
+    everything: bool = False
+    num: int = 1
+    status: str | None = None
+    name: str | None = None
+    constraints: Mapping[str, str] = field(default_factory=dict)
+    ids: Sequence[int] | None = None
+    only_job: int | None = None
+
+
+def _summary() -> ColumnElement[Any]:
+    events = func.json_build_object(
+        "createTime", cast(func.floor(Job.created_at), BigInteger),
+        "startTime", cast(func.floor(Job.started_at), BigInteger),
+        "endTime", cast(func.floor(Job.ended_at), BigInteger),
+    )  # fmt: skip
+    return func.json_strip_nulls(
+        func.json_build_object(
+            "id", Job.id,
+            "name", Job.name,
+            "status", Job.status,
+            "statusReason", func.nullif(Job.reason, ""),
+            "events", events,
+            "tasks", Job.tasks,
+        )
+    )  # fmt: skip
+
+
+def _matching(want: JobFilter) -> list[ColumnElement[bool]]:
+    where: list[ColumnElement[bool]] = [Job.owner == want.owner]
+    if want.only_job is not None:
+        where.append(Job.id == want.only_job)
+    if want.name is not None:
+        where.append(Job.name == want.name)
+    if want.status is not None:
+        where.append(Job.status == want.status)
+    for key, value in want.constraints.items():
+        where.append(exists().where(Label.job_id == Job.id, Label.key == key.lower(), Label.value == value))
+    if want.ids is not None:
+        where.append(Job.id.in_(want.ids))
+    return where
+
+
+def _selected(want: JobFilter, *columns: Any) -> list[Select[Any]]:
+    base = select(*columns).where(*_matching(want))
+    finished = base.where(Job.phase == DONE).order_by(Job.ended_at.desc(), Job.id.desc())
+    active = base.where(Job.phase != DONE).order_by(Job.id)
+    if want.ids is not None or want.everything:
+        return [finished, active]
+    if want.completed:
+        return [finished if want.num < 0 else finished.limit(want.num)]
+    return [active]
+
+
+def summaries(session: Session, want: JobFilter) -> str:
+    """Return the list as JSON text: finished jobs, newest end first, then active ones in submission order.
+
+    The database renders it: ten thousand jobs never become Python objects.
+    """
+    parts = []
+    for query in _selected(want, _summary().label("item")):
+        rows = query.subquery()
+        text = session.scalar(select(cast(func.json_agg(rows.c.item), Text)))
+        if text:
+            parts.append(text[1:-1])
+    return "[" + ", ".join(parts) + "]"
+
+
+def details(session: Session, want: JobFilter) -> list[dict[str, Any]]:
+    """Return the same jobs with everything that is known of them."""
+    return [describe(session, job) for query in _selected(want, Job) for job in session.scalars(query)]
+
+
+def describe(session: Session, job: Job) -> dict[str, Any]:
+    """Return one job in full, as ``GET /jobs/{id}`` shows it."""
+    document = job.document
+    view: dict[str, Any] = {
+        "id": job.id,
+        "name": job.name,
+        "status": job.status,
+        "tasks": job.tasks,
+        "resources": document["resources"],
+    }
+    if job.reason:
+        view["statusReason"] = job.reason
+    for key in ("labels", "policies", "notifications", "artifacts", "inputs", "storage", "outputFiles", "outputDirs"):
+        if key in document:
+            view[key] = document[key]
+    times = {"createTime": job.created_at, "startTime": job.started_at, "endTime": job.ended_at}
+    view["events"] = {name: int(at) for name, at in times.items() if at is not None}
+    execution = dict(job.execution or {})
+    attempts = session.scalars(select(Attempt).where(Attempt.job_id == job.id).order_by(Attempt.attempt)).all()
+    site = attempts[-1].site if attempts else None
+    if site and "site" not in execution:
+        execution["site"] = site
+    if len(attempts) > 1:
+        execution["attempts"] = [_attempt(attempt) for attempt in attempts]
+    if execution:
+        view["execution"] = execution
+    return view
+
+
+def _attempt(attempt: Attempt) -> dict[str, Any]:
+    shown = {
+        "attempt": attempt.attempt,
+        "site": attempt.site,
+        "status": attempt.status,
+        "statusReason": attempt.reason or None,
+        "createTime": int(attempt.queued_at),
+        "startTime": int(attempt.running_at) if attempt.running_at is not None else None,
+        "endTime": int(attempt.ended_at) if attempt.ended_at is not None else None,
+        "exitCodes": [task["exitCode"] for task in (attempt.execution or {}).get("tasks", []) if "exitCode" in task]
+        or None,
+    }
+    return {key: value for key, value in shown.items() if value is not None}
+
+
+def find_job(session: Session, job_id: int, owner: str) -> Job | None:
+    """Return the job if it is this owner's."""
+    return session.scalars(select(Job).where(Job.id == job_id, Job.owner == owner)).one_or_none()
+
+
+def job_of_run(session: Session, dag_id: str, run_id: str, group_id: str = "") -> Job | None:
+    """Return the job that a run of Airflow drives; the row knows, conf is never asked."""
+    query = select(Job).where(Job.dag_id == dag_id, Job.run_id == run_id, Job.group_id == group_id)
+    return session.scalars(query).one_or_none()
+
+
+def versions(session: Session, ids: Sequence[int]) -> dict[int, int]:
+    """Return the versions of the given jobs."""
+    rows = session.execute(select(Job.id, Job.version).where(Job.id.in_(ids)))
+    return {int(job_id): int(version) for job_id, version in rows}
+
+
+def driver_view(session: Session, job: Job) -> dict[str, Any]:
+    """Return what a trigger needs to know of a job, its story included."""
+    story = session.scalars(select(Event).where(Event.job_id == job.id).order_by(Event.id)).all()
+    site = session.scalar(select(Attempt.site).where(Attempt.job_id == job.id, Attempt.attempt == job.attempt))
+    nodes = session.scalars(
+        select(Node.name)
+        .join(Lease, Lease.node_id == Node.id)
+        .where(Lease.job_id == job.id, Lease.attempt == job.attempt)
+        .order_by(Lease.node_num)
+    ).all()
+    return {
+        "id": job.id,
+        "owner": job.owner,
+        "name": job.name,
+        "version": job.version,
+        "attempt": job.attempt,
+        "max_attempts": job.max_attempts,
+        "will_retry": job.phase != DONE and job.attempt < job.max_attempts,
+        "phase": job.phase,
+        "status": job.status,
+        "reason": job.reason,
+        "node_success": job.node_success,
+        "released": job.released_at is not None,
+        "dag_id": job.dag_id,
+        "run_id": job.run_id,
+        "site": site,
+        "nodes": list(nodes),
+        "image": job.tasks[0]["image"],
+        "execution": job.execution,
+        "events": [
+            {"time": event.time, "attempt": event.attempt, "kind": event.kind, "message": event.message}
+            for event in story
+        ],
+    }
+
+
+def shown_attempt(session: Session, job: Job) -> int:
+    """Return the attempt whose output is shown: the present one once it runs, else the last that wrote anything."""
+    if reached(job.phase, STAGING_IN) or job.attempt == 1:
+        return job.attempt
+    last = session.scalar(select(func.max(Output.attempt)).where(Output.job_id == job.id))
+    return int(last or job.attempt)
+
+
+def read_output(
+    session: Session, job_id: int, attempt: int, node_num: int, stream: str, offset: int
+) -> Iterator[bytes]:
+    """Yield a stream's bytes from ``offset`` on, a megabyte at a time."""
+    position = offset
+    while True:
+        rows = session.execute(
+            select(Output.offset, Output.data)
+            .where(
+                Output.job_id == job_id,
+                Output.attempt == attempt,
+                Output.node_num == node_num,
+                Output.stream == stream,
+                Output.offset + func.length(Output.data) > position,
+            )
+            .order_by(Output.offset)
+            .limit(_PAGE)
+        ).all()
+        if not rows:
+            return
+        for start, data in rows:
+            yield bytes(data[max(0, position - start) :])
+            position = start + len(data)
+
+
+def as_text(value: Any) -> str:
+    """Return compact JSON text."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)

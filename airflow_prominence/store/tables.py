@@ -1,0 +1,260 @@
+"""The tables. Times are epoch seconds (double precision, UTC); sizes are MB unless the name says otherwise."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Sequence,
+    String,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_N_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+#: One counter for jobs and workflows, as the original service had (``prominence.md`` 0.5).
+id_sequence = Sequence("prominence_id_seq", metadata=metadata)
+
+
+class Base(DeclarativeBase):
+    """Base of our tables, on a metadata of our own."""
+
+    metadata = metadata
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        dict[str, Any]: JSON,
+        list[str]: JSON,
+        list[Any]: JSON,
+        float: Float(53),
+    }
+
+
+class Job(Base):
+    """One job of a user: the document, where its life stands, and the run in Airflow that drives it."""
+
+    __tablename__ = "prominence_job"
+
+    id: Mapped[int] = mapped_column(BigInteger, id_sequence, server_default=id_sequence.next_value(), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(250))
+    owner_groups: Mapped[list[str]]
+    email: Mapped[str | None] = mapped_column(String(320))
+    name: Mapped[str] = mapped_column(String(512))
+    document: Mapped[dict[str, Any]]
+    tasks: Mapped[list[Any]]
+    labels: Mapped[dict[str, Any]]
+    policies: Mapped[dict[str, Any]]
+    priority: Mapped[int] = mapped_column(Integer)
+
+    nodes: Mapped[int] = mapped_column(Integer)
+    cpus: Mapped[int] = mapped_column(Integer)
+    memory_mb: Mapped[int] = mapped_column(BigInteger)
+    disk_mb: Mapped[int] = mapped_column(BigInteger)
+    walltime_s: Mapped[int] = mapped_column(BigInteger)
+
+    phase: Mapped[str] = mapped_column(String(16))
+    status: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str] = mapped_column(Text)
+    node_success: Mapped[bool | None] = mapped_column(Boolean)
+    execution: Mapped[dict[str, Any] | None]
+    attempt: Mapped[int] = mapped_column(Integer)
+    max_attempts: Mapped[int] = mapped_column(Integer)
+    wants_capacity: Mapped[bool] = mapped_column(Boolean)
+    in_queue: Mapped[bool] = mapped_column(Boolean)
+
+    created_at: Mapped[float]
+    queue_until: Mapped[float | None]
+    started_at: Mapped[float | None]
+    ended_at: Mapped[float | None]
+    released_at: Mapped[float | None]
+
+    dag_id: Mapped[str] = mapped_column(String(250))
+    run_id: Mapped[str] = mapped_column(String(250))
+    group_id: Mapped[str] = mapped_column(String(250))
+
+    version: Mapped[int] = mapped_column(BigInteger)
+    holder: Mapped[str | None] = mapped_column(String(64))
+    holder_until: Mapped[float | None]
+
+    __table_args__ = (
+        UniqueConstraint("dag_id", "run_id", "group_id"),
+        Index("ix_prominence_job_owner_ended", "owner", "ended_at"),
+        Index("ix_prominence_job_active", "phase", postgresql_where=text("phase <> 'done'")),
+        Index("ix_prominence_job_unreleased", "id", postgresql_where=text("released_at IS NULL")),
+    )
+
+
+class Attempt(Base):
+    """One attempt of a job, from its queueing to its end; the last one is the job's present."""
+
+    __tablename__ = "prominence_attempt"
+
+    job_id: Mapped[int] = mapped_column(ForeignKey("prominence_job.id", ondelete="CASCADE"), primary_key=True)
+    attempt: Mapped[int] = mapped_column(Integer, primary_key=True)
+    site: Mapped[str | None] = mapped_column(String(250))
+    queued_at: Mapped[float]
+    ready_at: Mapped[float | None]
+    staging_in_at: Mapped[float | None]
+    running_at: Mapped[float | None]
+    staging_out_at: Mapped[float | None]
+    ended_at: Mapped[float | None]
+    status: Mapped[str | None] = mapped_column(String(16))
+    reason: Mapped[str] = mapped_column(Text)
+    execution: Mapped[dict[str, Any] | None]
+
+
+class Label(Base):
+    """A job's labels, for constraints: keys compare without case, values with it (``prominence.md`` 2.1)."""
+
+    __tablename__ = "prominence_label"
+
+    job_id: Mapped[int] = mapped_column(ForeignKey("prominence_job.id", ondelete="CASCADE"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[str] = mapped_column(String(64))
+
+    __table_args__ = (Index("ix_prominence_label_key_value", "key", "value"),)
+
+
+class Site(Base):
+    """A site; its row is what a claim locks, so that capacity is given by one transaction at a time."""
+
+    __tablename__ = "prominence_site"
+
+    name: Mapped[str] = mapped_column(String(250), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(32))
+    updated_at: Mapped[float]
+
+
+class Node(Base):
+    """A node of a site: a VM, a fixed host or this machine, with an agent that serves it."""
+
+    __tablename__ = "prominence_node"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    site: Mapped[str] = mapped_column(ForeignKey("prominence_site.name"))
+    name: Mapped[str] = mapped_column(String(250))
+    boot: Mapped[str] = mapped_column(String(64))
+    state: Mapped[str] = mapped_column(String(16))
+    cpus: Mapped[int] = mapped_column(Integer)
+    memory_mb: Mapped[int] = mapped_column(BigInteger)
+    disk_mb: Mapped[int] = mapped_column(BigInteger)
+    runtimes: Mapped[dict[str, Any]]
+    runtime_info: Mapped[dict[str, Any]]
+    agent_version: Mapped[str] = mapped_column(String(64))
+    registered_at: Mapped[float]
+    last_seen: Mapped[float]
+
+    __table_args__ = (UniqueConstraint("site", "name"),)
+
+
+class Lease(Base):
+    """A node's share given to one attempt of a job; ended with the job's own end, never by a DAG's task."""
+
+    __tablename__ = "prominence_lease"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("prominence_job.id", ondelete="CASCADE"))
+    attempt: Mapped[int] = mapped_column(Integer)
+    node_num: Mapped[int] = mapped_column(Integer)
+    node_id: Mapped[int] = mapped_column(ForeignKey("prominence_node.id"))
+    cpus: Mapped[int] = mapped_column(Integer)
+    memory_mb: Mapped[int] = mapped_column(BigInteger)
+    disk_mb: Mapped[int] = mapped_column(BigInteger)
+    state: Mapped[str] = mapped_column(String(16))
+    stop_reason: Mapped[str | None] = mapped_column(String(64))
+    seq: Mapped[int] = mapped_column(BigInteger)
+    granted_at: Mapped[float]
+    started_at: Mapped[float | None]
+    ended_at: Mapped[float | None]
+
+    __table_args__ = (
+        UniqueConstraint("job_id", "attempt", "node_num"),
+        Index("ix_prominence_lease_open", "node_id", postgresql_where=text("state <> 'ended'")),
+    )
+
+
+class Output(Base):
+    """A piece of a task's standard output or error, at most 64 KiB, by its byte offset in the stream."""
+
+    __tablename__ = "prominence_output"
+
+    job_id: Mapped[int] = mapped_column(ForeignKey("prominence_job.id", ondelete="CASCADE"), primary_key=True)
+    attempt: Mapped[int] = mapped_column(Integer, primary_key=True)
+    node_num: Mapped[int] = mapped_column(Integer, primary_key=True)
+    stream: Mapped[str] = mapped_column(String(8), primary_key=True)
+    offset: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    data: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class Event(Base):
+    """A line of a job's story, as the task logs and the describe view tell it."""
+
+    __tablename__ = "prominence_event"
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("prominence_job.id", ondelete="CASCADE"), index=True)
+    attempt: Mapped[int] = mapped_column(Integer)
+    time: Mapped[float]
+    kind: Mapped[str] = mapped_column(String(32))
+    message: Mapped[str] = mapped_column(Text)
+
+
+class Secret(Base):
+    """A secret taken out of a document at submission, Fernet-encrypted, by its path in the document."""
+
+    __tablename__ = "prominence_secret"
+
+    job_id: Mapped[int] = mapped_column(ForeignKey("prominence_job.id", ondelete="CASCADE"), primary_key=True)
+    path: Mapped[str] = mapped_column(String(512), primary_key=True)
+    ciphertext: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class UserToken(Base):
+    """An issued user token, by its ``jti``; the bearer itself is never stored."""
+
+    __tablename__ = "prominence_token"
+
+    jti: Mapped[str] = mapped_column(String(64), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(250), index=True)
+    issued_at: Mapped[float]
+    expires_at: Mapped[float]
+    revoked_at: Mapped[float | None]
+
+
+class Idempotency(Base):
+    """A submission's ``Idempotency-Key``: the same key and body give the same id again."""
+
+    __tablename__ = "prominence_idempotency"
+
+    owner: Mapped[str] = mapped_column(String(250), primary_key=True)
+    key: Mapped[str] = mapped_column(String(250), primary_key=True)
+    body_sha256: Mapped[str] = mapped_column(String(64))
+    job_id: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[float]
+
+
+class Uptime(Base):
+    """When an API server last beat, and since when one has without a gap: a node's silence counts only then."""
+
+    __tablename__ = "prominence_uptime"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    up_since: Mapped[float]
+    last_beat: Mapped[float]
