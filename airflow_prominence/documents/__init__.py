@@ -1,0 +1,30 @@
+"""What users submit: JSON Schemas, parsing, defaults, factory expansion. Pure: no database, no network, no Airflow."""
+
+from airflow_prominence.documents.commands import substitute, task_argv, task_workdir
+from airflow_prominence.documents.errors import DocumentError
+from airflow_prominence.documents.jobs import parse_job
+from airflow_prominence.documents.limits import Limits
+from airflow_prominence.documents.loading import loads
+from airflow_prominence.documents.schemas import job_form_schema, schema, schema_bytes
+from airflow_prominence.documents.secrets import extract, redact, restore
+from airflow_prominence.documents.support import unsupported
+from airflow_prominence.documents.view import normalise, normalise_workflow
+
+__all__ = [
+    "DocumentError",
+    "Limits",
+    "extract",
+    "job_form_schema",
+    "loads",
+    "normalise",
+    "normalise_workflow",
+    "parse_job",
+    "redact",
+    "restore",
+    "schema",
+    "schema_bytes",
+    "substitute",
+    "task_argv",
+    "task_workdir",
+    "unsupported",
+]

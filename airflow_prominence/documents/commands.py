@@ -1,0 +1,46 @@
+"""The contract's substitutions: $NAME and ${NAME}, known names only, in one pass, never by a shell."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+
+from airflow_prominence.documents.model import Task
+
+_NAME = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\})")
+_NAME_OR_DOLLAR = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\}|\$)")
+
+_NOTHING: Mapping[str, str] = {}
+
+
+def substitute(text: str, values: Mapping[str, str], *, dollars: bool = False) -> str:
+    """Replace the names in ``values``; what is put in is not looked at again, and all else stays as it is.
+
+    ``dollars`` makes ``$$`` a plain dollar sign, as it is in jobs that a factory with parameters makes.
+    """
+
+    def replacement(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        return "$" if name is None else values.get(name, match[0])
+
+    return (_NAME_OR_DOLLAR if dollars else _NAME).sub(replacement, text)
+
+
+def task_argv(
+    task: Task, substitutions: Mapping[str, str], parameters: Mapping[str, str] = _NOTHING
+) -> tuple[str, ...] | None:
+    """Words to execute, or None for the image's own entrypoint.
+
+    The command is split first, so that no value can add a word. ``substitutions`` are PROMINENCE_JOB_ID and, in a
+    workflow, PROMINENCE_WORKFLOW_ID; ``parameters`` are those of the factory that made the job.
+    """
+    if task.cmd is None:
+        return None
+    values = {**parameters, **substitutions}
+    return tuple(substitute(word, values, dollars=bool(parameters)) for word in shlex.split(task.cmd))
+
+
+def task_workdir(task: Task, substitutions: Mapping[str, str]) -> str | None:
+    """The working directory with its ids filled in."""
+    return None if task.workdir is None else substitute(task.workdir, substitutions)

@@ -1,0 +1,127 @@
+"""Inputs, artifacts, outputs and storage: names and URLs that must stay where they belong."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+from typing import Any
+from urllib.parse import urlsplit
+
+from airflow_prominence.documents.errors import DocumentError, path_of, quoted
+from airflow_prominence.documents.limits import Limits
+from airflow_prominence.documents.model import Artifact, Input, Storage
+
+Path = tuple[str | int, ...]
+
+_BASE64_BLANKS = str.maketrans("", "", " \t\r\n")
+
+
+def inputs_of(docs: list[dict[str, Any]], path: Path, limits: Limits) -> tuple[Input, ...]:
+    inputs: list[Input] = []
+    seen: dict[str, int] = {}
+    for index, doc in enumerate(docs):
+        where = (*path, index)
+        name: str = doc["filename"]
+        if "/" in name or name in {".", ".."}:
+            raise DocumentError(path_of((*where, "filename")), "must be a plain file name without folders")
+        if len(name.encode()) > 255:
+            raise DocumentError(path_of((*where, "filename")), "is longer than 255 bytes")
+        if name in seen:
+            sentence = f"is the same as that of inputs[{seen[name]}]: two files cannot have one name (duplicate)"
+            raise DocumentError(path_of((*where, "filename")), sentence)
+        seen[name] = index
+        inputs.append(_input_of(doc, where, limits))
+    return tuple(inputs)
+
+
+def artifacts_of(docs: list[dict[str, Any]], path: Path) -> tuple[Artifact, ...]:
+    artifacts: list[Artifact] = []
+    for index, doc in enumerate(docs):
+        url: str = doc["url"]
+        if "://" in url:
+            check_url(url, (*path, index, "url"))
+        else:
+            check_inside(url, (*path, index, "url"))
+        mount: tuple[str, str] | None = None
+        if "mountpoint" in doc:
+            folder, _, target = doc["mountpoint"].partition(":")
+            if folder in {".", ".."}:
+                raise DocumentError(path_of((*path, index, "mountpoint")), "must start with the name of a folder")
+            check_inside(target, (*path, index, "mountpoint"), absolute=True)
+            mount = folder, target
+        artifacts.append(Artifact(url, mount, doc.get("executable", False)))
+    return tuple(artifacts)
+
+
+def check_outputs(files: list[str], directories: list[str], path: Path) -> None:
+    """Outputs are kept under their last name alone, so no two may share it."""
+    kept: dict[str, str] = {}
+    for key, names, suffix in (("outputFiles", files, ""), ("outputDirs", directories, ".tgz")):
+        for index, name in enumerate(names):
+            where = path_of((*path, key, index))
+            check_inside(name, (*path, key, index))
+            last = name.rstrip("/").rpartition("/")[2] + suffix
+            if last in kept:
+                raise DocumentError(where, f"would be kept as {quoted(last)}, as {kept[last]} would (duplicate)")
+            kept[last] = where
+
+
+def storage_of(doc: dict[str, Any], path: Path) -> Storage:
+    kind: str = doc["type"]
+    check_inside(doc["mountpoint"], (*path, "mountpoint"), absolute=True)
+    if not doc["mountpoint"].strip("/"):
+        raise DocumentError(path_of((*path, "mountpoint")), "cannot be the root of the container")
+    if doc.get("default", False) and kind != "onedata":
+        raise DocumentError(path_of((*path, "default")), "can be true for onedata only")
+    if "directory" in doc:
+        check_inside(doc["directory"], (*path, "directory"), absolute=True)
+    if kind == "webdav":
+        check_url(doc[kind]["url"], (*path, kind, "url"))
+    return Storage(kind, doc["mountpoint"], dict(doc[kind]), doc.get("default", False), doc.get("directory"))
+
+
+def check_inside(name: str, path: Path, *, absolute: bool = False) -> None:
+    """Refuse a path that climbs out of its folder, and an absolute one where it must be relative."""
+    if name.startswith("/") and not absolute:
+        raise DocumentError(path_of(path), "must not be an absolute path")
+    parts = [part for part in name.split("/") if part not in {"", "."}]
+    if ".." in parts:
+        raise DocumentError(path_of(path), "must not contain .. as a part of the path")
+    if not parts and not absolute:
+        raise DocumentError(path_of(path), "must name a file or folder")
+
+
+def check_url(url: str, path: Path) -> None:
+    """Refuse URLs that are not http(s) or that name a link-local address, where clouds keep credentials."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+        _ = parts.port
+    except ValueError:
+        raise DocumentError(path_of(path), "is not a valid URL") from None
+    if parts.scheme not in {"http", "https"}:
+        raise DocumentError(path_of(path), f"must be an http or https URL, not {quoted(parts.scheme)}")
+    if not host:
+        raise DocumentError(path_of(path), "has no host name")
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return
+    if address.is_link_local:
+        raise DocumentError(path_of(path), "must not name a link-local address")
+
+
+def _input_of(doc: dict[str, Any], path: Path, limits: Limits) -> Input:
+    where = path_of((*path, "content"))
+    # `base64 FILE` wraps its lines
+    content: str = doc["content"].translate(_BASE64_BLANKS)
+    if len(content) // 4 * 3 - 2 > limits.max_input_bytes:
+        raise DocumentError(where, f"is too large: at most {limits.max_input_bytes} bytes are allowed in one input")
+    try:
+        size = len(base64.b64decode(content, validate=True))
+    except (binascii.Error, ValueError):
+        raise DocumentError(where, "is not valid base64") from None
+    if size > limits.max_input_bytes:
+        raise DocumentError(where, f"is too large: at most {limits.max_input_bytes} bytes are allowed in one input")
+    return Input(doc["filename"], content, size, doc.get("executable", False))

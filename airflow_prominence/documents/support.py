@@ -1,0 +1,69 @@
+"""What is valid but not built yet. This is the one list: an entry goes when its feature comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from airflow_prominence.documents.errors import quoted
+from airflow_prominence.documents.model import Job, Task
+
+_NOT_YET = "is not supported yet"
+
+JOB_GAPS: Final[tuple[tuple[str, Callable[[Job], object]], ...]] = (
+    ("resources.nodes", lambda job: job.resources.nodes > 1 and not job.resources.total_cpus_range),
+    ("resources.cpusRange", lambda job: job.resources.cpus_range),
+    ("resources.cpusOptions", lambda job: job.resources.cpus_options),
+    ("resources.totalCpusRange", lambda job: job.resources.total_cpus_range),
+    ("artifacts", lambda job: job.artifacts),
+    ("outputFiles", lambda job: job.output_files),
+    ("outputDirs", lambda job: job.output_dirs),
+    ("storage", lambda job: job.storage),
+    ("notifications", lambda job: job.notifications),
+    ("policies.maximumIdleTimePerResource", lambda job: job.policies.maximum_idle_time_per_resource),
+    ("policies.leaveInQueue", lambda job: job.policies.leave_in_queue),
+    ("policies.placement", lambda job: job.policies.placement),
+    ("policies.autoScalingType", lambda job: job.policies.auto_scaling_type),
+    ("policies.preemptible", lambda job: job.policies.preemptible),
+)
+"""Keys of a job, each with what in the job makes use of it. A value that asks for nothing is no use."""
+
+TASK_GAPS: Final[tuple[tuple[str, Callable[[Task], object]], ...]] = (
+    ("procsPerNode", lambda task: task.procs_per_node),
+    ("imageSha256", lambda task: task.image_sha256),
+    ("app", lambda task: task.app),
+    ("stdout", lambda task: task.stdout),
+)
+
+SUPPORTED_TASK_TYPES: Final = frozenset({"basic"})
+
+UNSUPPORTED_IMAGES: Final[tuple[tuple[str, Callable[[str], bool]], ...]] = (
+    ("Singularity Hub images", lambda image: image.startswith("shub://")),
+    ("Singularity image files", lambda image: _file_part(image).endswith((".sif", ".simg"))),
+    ("images on attached storage", lambda image: image.startswith("/")),
+    ("uploaded images", lambda image: "://" not in image and image.endswith((".tar", ".tgz"))),
+)
+"""Kinds of images, and how their names are told."""
+
+
+def unsupported(job: Job) -> str | None:
+    """A sentence about the first thing in the job that is not built yet, or None."""
+    for key, used in JOB_GAPS:
+        if used(job):
+            if key == "resources.nodes":
+                return f"{key}: more than one node {_NOT_YET}"
+            return f"{key}: {_NOT_YET}"
+    for index, task in enumerate(job.tasks):
+        if task.type not in SUPPORTED_TASK_TYPES:
+            return f"tasks[{index}].type: {quoted(task.type)} {_NOT_YET}"
+        for key, wanted in TASK_GAPS:
+            if wanted(task):
+                return f"tasks[{index}].{key}: {_NOT_YET}"
+        for kind, matches in UNSUPPORTED_IMAGES:
+            if matches(task.image):
+                return f"tasks[{index}].image: {kind} are not supported yet"
+    return None
+
+
+def _file_part(image: str) -> str:
+    return image.partition("?")[0].partition("#")[0] if "://" in image else image
