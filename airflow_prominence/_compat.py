@@ -1,0 +1,375 @@
+"""Every use of an Airflow module that is outside Airflow's public interface.
+
+Airflow is pinned to one minor version (``>=3.3,<3.4``); when the pin moves, this page and its test are what has to be
+read again. Imports are inside the functions: half of them need Airflow's ORM, which exists in the API server and in
+the scheduler but must never be imported by a trigger or by a DAG file.
+"""
+
+from __future__ import annotations
+
+import datetime
+import threading
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, cast
+from uuid import UUID
+
+if TYPE_CHECKING:
+    from airflow.api_fastapi.auth.managers.base_auth_manager import BaseAuthManager
+    from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
+    from airflow.models.dagrun import DagRun
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.sdk import DAG
+    from airflow.serialization.definitions.dag import SerializedDAG
+    from sqlalchemy.orm import Session
+
+
+# --- who is asking (API server) -------------------------------------------------------------------------------------
+
+
+async def resolve_user_from_token(token: str) -> BaseUser:
+    """Return the user of an Airflow JWT; raises FastAPI's HTTPException 401 (expired) or 403 (anything else)."""
+    from airflow.api_fastapi.core_api.security import resolve_user_from_token as resolve
+
+    return await resolve(token)
+
+
+def get_auth_manager() -> BaseAuthManager[Any]:
+    """Return the auth manager of this API server."""
+    from airflow.api_fastapi.app import get_auth_manager as get
+
+    return get()
+
+
+def cookie_name() -> str:
+    """Return the name of the cookie in which Airflow's UI keeps its JWT."""
+    from airflow.api_fastapi.auth.managers.base_auth_manager import COOKIE_NAME_JWT_TOKEN
+
+    return COOKIE_NAME_JWT_TOKEN
+
+
+# --- sessions (API server, scheduler, CLI) ----------------------------------------------------------------------------
+
+
+@contextmanager
+def create_session() -> Iterator[Session]:
+    """Open a session on Airflow's metadata database: commits at the end, rolls back on an exception."""
+    from airflow.utils.session import create_session as create
+
+    with create(scoped=False) as session:
+        yield cast("Session", session)
+
+
+# --- DAGs in the database (API server) --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DagState:
+    """What the database knows of a DAG that is about to get a run."""
+
+    version_id: UUID
+    is_stale: bool
+    is_paused: bool
+
+
+def dag_state(session: Session, dag_id: str) -> DagState | None:
+    """Return the newest version of a DAG and whether the scheduler would look at it; None if it isn't there."""
+    from airflow.models.dag import DagModel
+    from airflow.models.dag_version import DagVersion
+    from sqlalchemy import select
+
+    row = session.execute(
+        select(DagVersion.id, DagModel.is_stale, DagModel.is_paused)
+        .join(DagModel, DagModel.dag_id == DagVersion.dag_id)
+        .where(DagVersion.dag_id == dag_id)
+        .order_by(DagVersion.created_at.desc())
+        .limit(1)
+    ).first()
+    return None if row is None else DagState(row[0], bool(row[1]), bool(row[2]))
+
+
+def default_bundle() -> str:
+    """Return the name of the bundle that holds the DAGs folder: ``dags-folder`` unless the site has renamed it."""
+    from airflow.configuration import conf
+
+    configured = conf.getjson("dag_processor", "dag_bundle_config_list")
+    names = [str(entry["name"]) for entry in configured] if isinstance(configured, list) else []
+    return "dags-folder" if not names or "dags-folder" in names else names[0]
+
+
+def write_dag(session: Session, dag: DAG, *, bundle: str) -> None:
+    """Write a DAG into the database as the DAG processor would, in the caller's transaction.
+
+    ``dag.fileloc`` must name a readable file (its text becomes the Code tab) and ``dag.relative_fileloc`` the path in
+    the bundle by which the DAG processor knows it.
+    """
+    from airflow.models.dagbundle import DagBundleModel
+    from airflow.models.serialized_dag import SerializedDagModel
+    from airflow.serialization.definitions.dag import SerializedDAG
+    from airflow.serialization.serialized_objects import LazyDeserializedDAG
+
+    if session.get(DagBundleModel, bundle) is None:
+        session.add(DagBundleModel(name=bundle))
+        session.flush()
+    lazy = LazyDeserializedDAG.from_dag(dag)
+    SerializedDAG.bulk_write_to_db(bundle, None, [lazy], session=session)
+    SerializedDagModel.write_dag(lazy, bundle_name=bundle, session=session)
+    session.flush()
+
+
+_runnable: dict[UUID, SerializedDAG] = {}
+_runnable_lock = threading.Lock()
+_RUNNABLE_KEPT = 256
+
+
+def runnable_dag(session: Session, version_id: UUID) -> SerializedDAG | None:
+    """Return a DAG version for :func:`create_dag_run`, from this process's cache if it has been asked for before.
+
+    The copy has no params: the conf of a run that we create is our own, and validating it against a job's whole JSON
+    Schema would cost more than the rest of the submission.
+    """
+    import copy
+
+    from airflow.models.dagbag import DBDagBag
+    from airflow.serialization.definitions.param import SerializedParamsDict
+
+    with _runnable_lock:
+        found = _runnable.get(version_id)
+    if found is not None:
+        return found
+    dag = DBDagBag(load_op_links=False).get_dag(version_id, session)
+    if dag is None:
+        return None
+    bare = copy.copy(dag)
+    bare.params = SerializedParamsDict()
+    with _runnable_lock:
+        while len(_runnable) >= _RUNNABLE_KEPT:
+            _runnable.pop(next(iter(_runnable)))
+        _runnable[version_id] = bare
+    return bare
+
+
+def create_dag_run(
+    session: Session, dag: SerializedDAG, *, run_id: str, conf: dict[str, Any], user: str
+) -> DagRun:
+    """Create a queued manual run and its task instances in the caller's transaction, as the REST API would."""
+    from airflow.utils.state import DagRunState
+    from airflow.utils.types import DagRunTriggeredByType, DagRunType
+
+    return dag.create_dagrun(
+        run_id=run_id,
+        logical_date=None,
+        run_after=datetime.datetime.now(datetime.timezone.utc),
+        run_type=DagRunType.MANUAL,
+        triggered_by=DagRunTriggeredByType.REST_API,
+        triggering_user_name=user,
+        conf=conf,
+        state=DagRunState.QUEUED,
+        session=session,
+    )
+
+
+def lock_for_writing_dag(session: Session, dag_id: str) -> None:
+    """Let only one transaction at a time write this DAG (two workers that both find it missing would collide)."""
+    from sqlalchemy import text
+
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(
+            text("SELECT pg_advisory_xact_lock(hashtext(:key))"), {"key": f"airflow_prominence dag {dag_id}"}
+        )
+
+
+# --- runs and task instances (API server) -----------------------------------------------------------------------------
+
+
+def get_dag_run(session: Session, dag_id: str, run_id: str) -> DagRun | None:
+    """Return a run's row."""
+    from airflow.models.dagrun import DagRun
+    from sqlalchemy import select
+
+    return session.scalar(select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id))
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """A run as the API needs it: its state, its conf, and who started it (None: no person did)."""
+
+    state: str
+    conf: dict[str, Any]
+    user: str | None
+    run_type: str
+
+
+def run_facts(session: Session, dag_id: str, run_id: str) -> RunFacts | None:
+    """Return a run's facts, or None if there is no such run."""
+    from airflow.models.dagrun import DagRun
+    from sqlalchemy import select
+
+    row = session.execute(
+        select(DagRun.state, DagRun.conf, DagRun.triggering_user_name, DagRun.run_type).where(
+            DagRun.dag_id == dag_id, DagRun.run_id == run_id
+        )
+    ).first()
+    if row is None:
+        return None
+    conf = row[1] if isinstance(row[1], dict) else {}
+    return RunFacts(_plain(row[0]) or "", dict(conf), row[2], _plain(row[3]) or "")
+
+
+@dataclass(frozen=True)
+class TaskInstanceFacts:
+    """A task instance as the API needs it to judge what a cancelled trigger told."""
+
+    id: str
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int
+    try_number: int
+    state: str | None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the task instance is in a state that it will not leave by itself."""
+        return self.state in ENDED_TASK_STATES
+
+
+ENDED_TASK_STATES = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
+ENDED_RUN_STATES = frozenset({"success", "failed"})
+
+
+def task_instances(
+    session: Session, dag_id: str, run_id: str, task_ids: Collection[str] | None = None
+) -> list[TaskInstanceFacts]:
+    """Return a run's task instances, or only those of the given tasks."""
+    from airflow.models.taskinstance import TaskInstance
+    from sqlalchemy import select
+
+    wanted = select(*_facts_columns(TaskInstance)).where(TaskInstance.dag_id == dag_id, TaskInstance.run_id == run_id)
+    if task_ids is not None:
+        wanted = wanted.where(TaskInstance.task_id.in_(list(task_ids)))
+    return [_facts(row) for row in session.execute(wanted)]
+
+
+def task_instance(session: Session, ti_id: str) -> TaskInstanceFacts | None:
+    """Return the task instance of this id, if it is still that task's current try."""
+    from airflow.models.taskinstance import TaskInstance
+    from sqlalchemy import select
+
+    try:
+        wanted = UUID(ti_id)
+    except ValueError:
+        return None
+    row = session.execute(select(*_facts_columns(TaskInstance)).where(TaskInstance.id == wanted)).first()
+    return None if row is None else _facts(row)
+
+
+def runs_states(session: Session, runs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Return the states of many runs at once; a run that is no longer in the database is not in the answer."""
+    from airflow.models.dagrun import DagRun
+    from sqlalchemy import select, tuple_
+
+    wanted = list(runs)
+    if not wanted:
+        return {}
+    rows = session.execute(
+        select(DagRun.dag_id, DagRun.run_id, DagRun.state).where(tuple_(DagRun.dag_id, DagRun.run_id).in_(wanted))
+    )
+    return {(dag_id, run_id): _plain(state) or "" for dag_id, run_id, state in rows}
+
+
+def delete_callbacks(session: Session, *, dag_ids: Collection[str], bundles: Collection[str]) -> int:
+    """Delete the DAG processor's callback rows that nobody will ever serve; returns how many.
+
+    Each end of a trigger-only task queues one. Those of a bundle that no DAG processor parses stay for ever.
+    """
+    from airflow.models.callback import Callback
+    from sqlalchemy import delete, select
+
+    if not bundles:
+        return 0
+    candidates = session.execute(
+        select(Callback.id, Callback.data).where(
+            Callback.type == "dag_processor", Callback.bundle_name.in_(list(bundles))
+        )
+    ).all()
+    ours = [row[0] for row in candidates if _callback_dag(row[1]) in dag_ids] if dag_ids else [r[0] for r in candidates]
+    if ours:
+        session.execute(delete(Callback).where(Callback.id.in_(ours)))
+    return len(ours)
+
+
+def _callback_dag(data: Any) -> str | None:
+    import json
+
+    if not isinstance(data, dict):
+        return None
+    request = data.get("req_data")
+    if isinstance(request, str):
+        request = json.loads(request)
+    ti = request.get("ti") if isinstance(request, dict) else None
+    found = ti.get("dag_id") if isinstance(ti, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def _facts_columns(model: type[TaskInstance]) -> tuple[Any, ...]:
+    return (
+        model.id,
+        model.dag_id,
+        model.run_id,
+        model.task_id,
+        model.map_index,
+        model.try_number,
+        model.state,
+    )
+
+
+def _facts(row: Any) -> TaskInstanceFacts:
+    return TaskInstanceFacts(str(row[0]), row[1], row[2], row[3], int(row[4]), int(row[5]), _plain(row[6]))
+
+
+def _plain(state: Any) -> str | None:
+    """Airflow's states are str enums or strings, by the column's history; we only want the word."""
+    return None if state is None else str(getattr(state, "value", state))
+
+
+# --- inside a trigger (no ORM here) -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TaskIdentity:
+    """Which try of which task a trigger works for."""
+
+    ti_id: str
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int
+    try_number: int
+
+
+class _TaskInstanceOfTrigger(Protocol):
+    id: Any
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int | None
+    try_number: int
+
+
+def task_identity(task_instance: object) -> TaskIdentity:
+    """Return whom a trigger works for.
+
+    ``BaseTrigger.task_instance`` is a RuntimeTaskInstance after ``start_from_trigger`` and a plain data object after
+    ``defer()``; both carry these fields, but only before ``run()`` has begun, not in ``__init__``.
+    """
+    ti = cast("_TaskInstanceOfTrigger", task_instance)
+    return TaskIdentity(
+        ti_id=str(ti.id),
+        dag_id=ti.dag_id,
+        run_id=ti.run_id,
+        task_id=ti.task_id,
+        map_index=-1 if ti.map_index is None else int(ti.map_index),
+        try_number=int(ti.try_number),
+    )

@@ -1,0 +1,110 @@
+"""The DAGs that the package ships: ``prominence_job`` (a standalone job is a run of it) and the maintenance.
+
+Parsed again at every task's end (Airflow queues a callback for it), so this module imports as little as it can.
+"""
+
+from __future__ import annotations
+
+import datetime
+
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG, Param, ParamsDict, TriggerRule
+
+from airflow_prominence.dags import names
+from airflow_prominence.dags.params import job_param_schema
+from airflow_prominence.operators.maintenance import MaintenanceOperator
+from airflow_prominence.operators.phases import (
+    OutcomeOperator,
+    ProvisionOperator,
+    ReleaseOperator,
+    RunOperator,
+    StageInOperator,
+    StageOutOperator,
+)
+
+# Not a limit: how many jobs run is decided by the sites' capacity, not by the scheduler.
+UNLIMITED = 1_000_000
+
+_TAGS = ["prominence"]
+
+_JOB_DOC = """\
+### A PROMINENCE job
+
+Each run of this DAG is one job: `provision` finds a place for it, `stage_in` brings its input, `run` runs its tasks in
+containers, `stage_out` takes its output away, `release` gives the place back and `outcome` says how it went.
+The tasks wait in the triggerer and hold no worker slot.
+
+Jobs come from the REST interface or the `prominence` command line. To start one here, put a job document into the field
+`job` and press *Trigger*; it runs for the user who pressed the button. Registry passwords don't belong here.
+"""
+
+_MAINTENANCE_DOC = """\
+### Housekeeping of PROMINENCE
+
+Every minute: jobs on lost nodes are ended, jobs that waited too long are given up, waiting jobs are looked at again, jobs
+whose run was ended by hand are ended too, and what nobody needs any more is removed.
+"""
+
+
+def prominence_job_dag() -> DAG:
+    """Build the shipped DAG whose runs are the standalone jobs."""
+    with DAG(
+        dag_id=names.JOB_DAG_ID,
+        description="One PROMINENCE job a run.",
+        doc_md=_JOB_DOC,
+        schedule=None,
+        catchup=False,
+        max_active_runs=UNLIMITED,
+        max_active_tasks=UNLIMITED,
+        is_paused_upon_creation=False,
+        tags=_TAGS,
+        default_args={"retries": 0},
+    ) as dag:
+        begin = EmptyOperator(task_id=names.BEGIN).as_setup()
+        provision = ProvisionOperator(task_id=names.PROVISION)
+        stage_in = StageInOperator(task_id=names.STAGE_IN)
+        run = RunOperator(task_id=names.RUN)
+        stage_out = StageOutOperator(task_id=names.STAGE_OUT, trigger_rule=TriggerRule.ALL_DONE)
+        release = ReleaseOperator(task_id=names.RELEASE)
+        outcome = OutcomeOperator(task_id=names.OUTCOME)
+
+        begin >> provision >> stage_in >> run >> stage_out
+        stage_out >> release.as_teardown(setups=begin)
+        # Without it a run whose release succeeds would count as a success whatever became of the job.
+        [provision, stage_in, run, stage_out] >> outcome.as_teardown(on_failure_fail_dagrun=True)
+
+    # After the tasks: each of them would keep a copy of the params it finds, and the triggerer reads all of that anew
+    # for every trigger.
+    dag.params = ParamsDict(_job_params())
+    return dag
+
+
+def _job_params() -> dict[str, Param]:
+    schema = job_param_schema()
+    return {
+        # A Param's own description must not stand in its schema too: Airflow could not read that back.
+        "job": Param(None, description=schema.pop("description"), schema=schema),
+        "job_id": Param(
+            None,
+            description="Set by the REST interface. Leave empty: a number typed here is not believed.",
+            schema={"type": ["null", "integer"], "title": "Job id"},
+        ),
+    }
+
+
+def prominence_maintenance_dag() -> DAG:
+    """Build the DAG that keeps the house every minute."""
+    with DAG(
+        dag_id=names.MAINTENANCE_DAG_ID,
+        description="Housekeeping of PROMINENCE, every minute.",
+        doc_md=_MAINTENANCE_DOC,
+        schedule=datetime.timedelta(minutes=1),
+        start_date=datetime.datetime(2024, 1, 1, tzinfo=datetime.timezone.utc),
+        catchup=False,
+        max_active_runs=1,
+        is_paused_upon_creation=False,
+        tags=_TAGS,
+        default_args={"retries": 0},
+    ) as dag:
+        MaintenanceOperator(task_id="maintain")
+    return dag

@@ -1,0 +1,95 @@
+"""Submission of a job's run into Airflow, in the caller's transaction, and the questions the API asks about runs."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_prominence import _compat
+from airflow_prominence._compat import RunFacts, TaskInstanceFacts
+from airflow_prominence.dags.files import DAG_FILES
+from airflow_prominence.dags.names import JOB_DAG_ID, PHASE_TASKS, run_id_for
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+log = logging.getLogger(__name__)
+
+__all__ = [
+    "DagMissing",
+    "find_task_instance",
+    "phase_task_states",
+    "run_facts",
+    "run_id_for",
+    "run_state",
+    "submit_run",
+]
+
+
+class DagMissing(Exception):
+    """The DAG is not in Airflow's database and is none that we can write there ourselves."""
+
+
+def submit_run(session: Session, *, dag_id: str, run_id: str, conf: dict[str, Any], owner: str) -> None:
+    """Create a queued run of a DAG for ``owner``. Nothing is committed: that is the caller's business.
+
+    If the shipped DAG is not in the database yet, or has gone stale there (the scheduler would never look at it), it is
+    written from the package in the same transaction: a submission never waits for the DAG processor.
+    """
+    state = _compat.dag_state(session, dag_id)
+    if state is None or state.is_stale:
+        state = _write_shipped_dag(session, dag_id)
+    dag = _compat.runnable_dag(session, state.version_id)
+    if dag is None:
+        raise DagMissing(f"DAG {dag_id} has no serialized form in Airflow's database")
+    _compat.create_dag_run(session, dag, run_id=run_id, conf=conf, user=owner)
+
+
+def _write_shipped_dag(session: Session, dag_id: str) -> _compat.DagState:
+    if dag_id != JOB_DAG_ID:
+        raise DagMissing(f"DAG {dag_id} is not in Airflow's database")
+    # Only here: building a DAG needs the Task SDK, which a submission ordinarily doesn't.
+    from airflow_prominence.dags import shared
+
+    _compat.lock_for_writing_dag(session, dag_id)
+    state = _compat.dag_state(session, dag_id)
+    if state is None or state.is_stale:
+        log.info("DAG %s is not active in Airflow's database: writing it from the package", dag_id)
+        dag = shared.prominence_job_dag()
+        dag.fileloc = str(Path(shared.__file__))
+        dag.relative_fileloc = _relative_fileloc(dag_id)
+        _compat.write_dag(session, dag, bundle=_compat.default_bundle())
+        state = _compat.dag_state(session, dag_id)
+    if state is None:
+        raise DagMissing(f"DAG {dag_id} could not be written into Airflow's database")
+    return state
+
+
+def _relative_fileloc(dag_id: str) -> str:
+    """The path by which the DAG processor will know the same DAG, so that it takes ours over instead of a new one."""
+    name = f"{dag_id}.py"
+    if name not in DAG_FILES:
+        raise DagMissing(f"no DAG file of the package is named {name}")
+    return name
+
+
+def run_facts(session: Session, dag_id: str, run_id: str) -> RunFacts | None:
+    """Return a run's state, conf and triggering user, or None if there is no such run."""
+    return _compat.run_facts(session, dag_id, run_id)
+
+
+def run_state(session: Session, dag_id: str, run_id: str) -> str | None:
+    """Return the state of a run (``queued``, ``running``, ``success``, ``failed``), or None if there is no such run."""
+    facts = _compat.run_facts(session, dag_id, run_id)
+    return None if facts is None else facts.state
+
+
+def phase_task_states(session: Session, dag_id: str, run_id: str) -> dict[str, str | None]:
+    """Return the states of a run's phase tasks (provision, stage_in, run, stage_out); None is "not scheduled yet"."""
+    return {ti.task_id: ti.state for ti in _compat.task_instances(session, dag_id, run_id, PHASE_TASKS)}
+
+
+def find_task_instance(session: Session, ti_id: str) -> TaskInstanceFacts | None:
+    """Return the task instance that has this id now; None when it has been cleared since (a new try has a new id)."""
+    return _compat.task_instance(session, ti_id)

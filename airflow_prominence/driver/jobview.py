@@ -1,0 +1,114 @@
+"""A job as the internal routes show it to the driver."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# In the order in which a job goes through them; an attempt that is tried again starts over at the first.
+PHASES = ("queued", "provisioning", "ready", "staging_in", "running", "staging_out", "done")
+
+# Kinds of events that say how far an attempt has come (the rest of a job's story is told in between).
+_REACHED_BY_EVENT = {
+    "ready": "ready",
+    "stage_in": "staging_in",
+    "pulled": "staging_in",
+    "running": "running",
+    "task": "running",
+    "stage_out": "staging_out",
+}
+
+
+@dataclass(frozen=True)
+class JobEvent:
+    """A line of a job's story."""
+
+    time: float
+    attempt: int
+    kind: str
+    message: str
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> JobEvent:
+        """Read an event of an answer."""
+        return cls(float(data["time"]), int(data["attempt"]), str(data["kind"]), str(data["message"]))
+
+
+@dataclass(frozen=True)
+class JobView:
+    """What the API says of a job at one moment; ``version`` grows with every change."""
+
+    id: int
+    owner: str
+    name: str
+    version: int
+    attempt: int
+    max_attempts: int
+    phase: str
+    status: str
+    reason: str
+    node_success: bool | None
+    released: bool
+    dag_id: str
+    run_id: str
+    site: str
+    nodes: tuple[str, ...]
+    image: str
+    events: tuple[JobEvent, ...]
+    will_retry: bool
+    # Whether the tasks of this attempt ended well; None while they run, and where the API doesn't say.
+    tasks_success: bool | None = None
+    exit_codes: tuple[int, ...] = ()
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> JobView:
+        """Read a job of an answer."""
+        phase = str(data["phase"])
+        if phase not in PHASES:
+            raise ValueError(f"the API told an unknown phase {phase!r} of job {data['id']}")
+        return cls(
+            id=int(data["id"]),
+            owner=str(data["owner"]),
+            name=str(data["name"] or ""),
+            version=int(data["version"]),
+            attempt=int(data["attempt"]),
+            max_attempts=int(data["max_attempts"]),
+            phase=phase,
+            status=str(data["status"]),
+            reason=str(data["reason"] or ""),
+            node_success=data["node_success"],
+            released=bool(data["released"]),
+            dag_id=str(data["dag_id"] or ""),
+            run_id=str(data["run_id"] or ""),
+            site=str(data["site"] or ""),
+            nodes=tuple(str(node) for node in data["nodes"]),
+            image=str(data["image"] or ""),
+            events=tuple(JobEvent.from_json(event) for event in data["events"]),
+            will_retry=bool(data["will_retry"]),
+            tasks_success=data.get("tasks_success"),
+            exit_codes=tuple(int(code) for code in data.get("exit_codes") or ()),
+        )
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more happens to the job but the release of its place."""
+        return self.phase == "done"
+
+    @property
+    def title(self) -> str:
+        """The job as a sentence names it."""
+        return f"Job {self.id} ({self.name})" if self.name else f"Job {self.id}"
+
+    def has_reached(self, phase: str) -> bool:
+        """Whether the job has come as far as ``phase``, in this attempt or, if it has ended, in any."""
+        wanted = PHASES.index(phase)
+        if not self.ended and PHASES.index(self.phase) >= wanted:
+            return True
+        if self.ended and (phase == "done" or self.node_success or self.status == "completed"):
+            return True
+        return any(
+            PHASES.index(_REACHED_BY_EVENT[event.kind]) >= wanted
+            for event in self.events
+            if event.kind in _REACHED_BY_EVENT
+        )

@@ -1,0 +1,54 @@
+"""The phases of a job as operators; they differ in the phase to which the driver drives."""
+
+from __future__ import annotations
+
+from airflow_prominence.operators.base import PHASE_TRIGGER, TriggerOnlyOperator, starts_as
+
+
+class ProvisionOperator(TriggerOnlyOperator):
+    """Waits until a site has given the job its place."""
+
+    start_trigger_args = starts_as(PHASE_TRIGGER, phase="provision")
+    ui_color = "#dbe9f6"
+
+
+class StageInOperator(TriggerOnlyOperator):
+    """Waits until the job's input is there and its first task is about to start."""
+
+    start_trigger_args = starts_as(PHASE_TRIGGER, phase="stage_in")
+    ui_color = "#e3f1e1"
+
+
+class RunOperator(TriggerOnlyOperator):
+    """Waits until the job's tasks have ended; fails unless they ended well."""
+
+    start_trigger_args = starts_as(PHASE_TRIGGER, phase="run")
+    ui_color = "#c9e7c5"
+
+
+class StageOutOperator(TriggerOnlyOperator):
+    """Waits until the job's output is where it belongs; skipped if the job never ran."""
+
+    start_trigger_args = starts_as(PHASE_TRIGGER, phase="stage_out")
+    ui_color = "#e3f1e1"
+
+
+class ReleaseOperator(TriggerOnlyOperator):
+    """Waits until the job's place has been given back. It only reports: the job's own end frees the place."""
+
+    start_trigger_args = starts_as(PHASE_TRIGGER, phase="release")
+    ui_color = "#dbe9f6"
+
+
+class OutcomeOperator(TriggerOnlyOperator):
+    """Fails unless the run's job ended well, so that the run's own state tells the truth."""
+
+    start_trigger_args = starts_as(PHASE_TRIGGER, phase="outcome")
+    ui_color = "#f6e9db"
+
+
+class JobOperator(TriggerOnlyOperator):
+    """A job in one task, from its place to its end."""
+
+    start_trigger_args = starts_as(PHASE_TRIGGER, phase="job")
+    ui_color = "#c9e7c5"

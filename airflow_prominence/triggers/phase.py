@@ -1,0 +1,149 @@
+"""The one trigger behind all phases of a job."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from airflow.triggers.base import (
+    BaseTaskEndEvent,
+    BaseTrigger,
+    TaskFailedEvent,
+    TaskSkippedEvent,
+    TaskSuccessEvent,
+    TriggerEvent,
+)
+
+from airflow_prominence._compat import TaskIdentity, task_identity
+from airflow_prominence.driver.client import ApiRefused
+from airflow_prominence.driver.drive import drive
+from airflow_prominence.driver.jobview import JobView
+from airflow_prominence.driver.process import DriverProcess, this_process
+from airflow_prominence.driver.story import Story
+from airflow_prominence.driver.verdict import Verdict, verdict
+
+_EVENTS: dict[str, type[BaseTaskEndEvent]] = {
+    "success": TaskSuccessEvent,
+    "failed": TaskFailedEvent,
+    "skipped": TaskSkippedEvent,
+}
+
+# The triggerer closes a trigger's log when it reads that the trigger has finished, before the last lines have come in.
+# Where the log matters a trigger therefore lives at least this long.
+_LEAST_LIFE_S = 1.5
+
+# Airflow gives on_kill 30 s; whatever could not be told by then is found by the housekeeping.
+_TELLING_S = 20.0
+
+_OUTCOME_POLL_S = (0.5, 1.0, 2.0, 5.0)
+
+
+class PhaseTrigger(BaseTrigger):
+    """Drives the run's job to the end of one phase and ends the task accordingly.
+
+    It never starts, stops or kills anything itself: what it does is ask and observe, so that a second one on the same
+    job (a triggerer that was paused, and its successor) does no harm.
+    """
+
+    def __init__(self, phase: str) -> None:
+        super().__init__()
+        self.phase = phase
+        self._job: JobView | None = None
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return class path and arguments, by which another triggerer can go on with it."""
+        return f"{type(self).__module__}.{type(self).__qualname__}", {"phase": self.phase}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Drive, then end the task with an event."""
+        began = asyncio.get_running_loop().time()
+        try:
+            process = this_process()
+            whose = task_identity(self.task_instance)
+            judged = await (self._outcome(process, whose) if self.phase == "outcome" else self._drive(process, whose))
+        except Exception as error:
+            # An exception that leaves a trigger costs a worker process, whose only work is to fail the task too.
+            self.log.exception("The phase %s could not be driven", self.phase)
+            judged = Verdict("failed", f"The phase {self.phase} could not be driven: {type(error).__name__}: {error}")
+        (self.log.error if judged.end == "failed" else self.log.info)("%s", judged.sentence)
+        if self.phase in ("run", "job") or judged.end == "failed":
+            await asyncio.sleep(max(0.0, began + _LEAST_LIFE_S - asyncio.get_running_loop().time()))
+        yield _EVENTS[judged.end](xcoms={"return_value": self._result(judged)})
+
+    async def _drive(self, process: DriverProcess, whose: TaskIdentity) -> Verdict:
+        try:
+            job = await process.client.job_of_run(whose.dag_id, whose.run_id)
+            self._job = job
+            story = Story(self.phase, lambda line: self.log.info("%s", line))
+            job = self._job = await drive(process.client, process.watch, job.id, self.phase, story.tell)
+        except ApiRefused as refused:
+            return self._without_job(refused.sentence)
+        return verdict(job, self.phase)
+
+    def _without_job(self, sentence: str) -> Verdict:
+        """The run has no job (its document was refused): phases that come after a failure have nothing to do."""
+        if self._job is None and self.phase == "stage_out":
+            return Verdict("skipped", f"Nothing to take away: {sentence}")
+        if self._job is None and self.phase == "release":
+            return Verdict("success", f"Nothing to give back: {sentence}")
+        return Verdict("failed", sentence)
+
+    async def _outcome(self, process: DriverProcess, whose: TaskIdentity) -> Verdict:
+        asked = 0
+        while True:
+            try:
+                outcome = await process.client.outcome(whose.dag_id, whose.run_id)
+            except ApiRefused as refused:
+                return Verdict("failed", refused.sentence)
+            if not outcome.pending:
+                break
+            if asked == 0:
+                self.log.info("Waiting for the end of the run's job")
+            await asyncio.sleep(_OUTCOME_POLL_S[min(asked, len(_OUTCOME_POLL_S) - 1)])
+            asked += 1
+        if outcome.success:
+            return Verdict("success", outcome.reason or "The run's job ended well.")
+        return Verdict("failed", outcome.reason or "The run's job did not end well.")
+
+    def _result(self, judged: Verdict) -> dict[str, Any]:
+        result: dict[str, Any] = {"phase": self.phase, "message": judged.sentence}
+        job = self._job
+        if job is not None:
+            result |= {
+                "job": job.id,
+                "name": job.name,
+                "status": job.status,
+                "attempt": job.attempt,
+                "site": job.site,
+                "nodes": list(job.nodes),
+                "node_success": job.node_success,
+                "exit_codes": list(job.exit_codes),
+            }
+        return result
+
+    async def on_kill(self) -> None:
+        """Tell the API that this trigger was cancelled.
+
+        That may be a user's act, but it also happens when a triggerer wakes from a pause and finds its triggers taken
+        over. Only the API can tell which, by the task instance's row; so nothing is ended here.
+        """
+        job = self._job
+        if job is None:
+            return
+        whose = task_identity(self.task_instance)
+        telling = this_process().client.task_cancelled(
+            job.id,
+            whose.ti_id,
+            whose.try_number,
+            dag_id=whose.dag_id,
+            run_id=whose.run_id,
+            task_id=whose.task_id,
+            map_index=whose.map_index,
+        )
+        try:
+            acted = await asyncio.wait_for(telling, _TELLING_S)
+        except (ApiRefused, asyncio.TimeoutError) as failure:
+            self.log.warning("The end of this task could not be told to the API: %s", failure)
+            return
+        self.log.info("The task was ended from outside; %s %s", job.title, "is ended too" if acted else "goes on")
