@@ -2,23 +2,59 @@
 
 from airflow_prominence.documents.commands import substitute, task_argv, task_workdir
 from airflow_prominence.documents.errors import DocumentError
+from airflow_prominence.documents.expansion import ExpandedJob, edges, expand
 from airflow_prominence.documents.jobs import parse_job
 from airflow_prominence.documents.limits import Limits
 from airflow_prominence.documents.loading import loads
+from airflow_prominence.documents.model import (
+    Artifact,
+    Credential,
+    Factory,
+    Input,
+    Job,
+    Notification,
+    Parameter,
+    Placement,
+    Policies,
+    Resources,
+    Storage,
+    Task,
+    Workflow,
+    WorkflowPolicies,
+)
 from airflow_prominence.documents.schemas import job_form_schema, schema, schema_bytes
 from airflow_prominence.documents.secrets import extract, redact, restore
 from airflow_prominence.documents.support import unsupported
 from airflow_prominence.documents.view import normalise, normalise_workflow
+from airflow_prominence.documents.workflows import parse_workflow
 
 __all__ = [
+    "Artifact",
+    "Credential",
     "DocumentError",
+    "ExpandedJob",
+    "Factory",
+    "Input",
+    "Job",
     "Limits",
+    "Notification",
+    "Parameter",
+    "Placement",
+    "Policies",
+    "Resources",
+    "Storage",
+    "Task",
+    "Workflow",
+    "WorkflowPolicies",
+    "edges",
+    "expand",
     "extract",
     "job_form_schema",
     "loads",
     "normalise",
     "normalise_workflow",
     "parse_job",
+    "parse_workflow",
     "redact",
     "restore",
     "schema",

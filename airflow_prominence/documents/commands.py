@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from airflow_prominence.documents.model import Task
 
@@ -25,6 +25,11 @@ def substitute(text: str, values: Mapping[str, str], *, dollars: bool = False) -
         return "$" if name is None else values.get(name, match[0])
 
     return (_NAME_OR_DOLLAR if dollars else _NAME).sub(replacement, text)
+
+
+def names_in(text: str) -> Iterator[str]:
+    """The names that ``substitute`` would look for, in order, as often as they stand there."""
+    return (match[1] or match[2] for match in _NAME.finditer(text))
 
 
 def task_argv(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import ipaddress
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -39,10 +40,7 @@ def artifacts_of(docs: list[dict[str, Any]], path: Path) -> tuple[Artifact, ...]
     artifacts: list[Artifact] = []
     for index, doc in enumerate(docs):
         url: str = doc["url"]
-        if "://" in url:
-            check_url(url, (*path, index, "url"))
-        else:
-            check_inside(url, (*path, index, "url"))
+        check_artifact_url(url, (*path, index, "url"))
         mount: tuple[str, str] | None = None
         if "mountpoint" in doc:
             folder, _, target = doc["mountpoint"].partition(":")
@@ -54,7 +52,15 @@ def artifacts_of(docs: list[dict[str, Any]], path: Path) -> tuple[Artifact, ...]
     return tuple(artifacts)
 
 
-def check_outputs(files: list[str], directories: list[str], path: Path) -> None:
+def check_artifact_url(url: str, path: Path) -> None:
+    """An http(s) URL, or the name of an uploaded object."""
+    if "://" in url:
+        check_url(url, path)
+    else:
+        check_inside(url, path)
+
+
+def check_outputs(files: Sequence[str], directories: Sequence[str], path: Path) -> None:
     """Outputs are kept under their last name alone, so no two may share it."""
     kept: dict[str, str] = {}
     for key, names, suffix in (("outputFiles", files, ""), ("outputDirs", directories, ".tgz")):

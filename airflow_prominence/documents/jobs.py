@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow_prominence.documents.errors import DocumentError, path_of
 from airflow_prominence.documents.files import artifacts_of, check_outputs, inputs_of, storage_of
-from airflow_prominence.documents.limits import Limits
+from airflow_prominence.documents.limits import DEFAULT_LIMITS, Limits
 from airflow_prominence.documents.loading import check_values
 from airflow_prominence.documents.model import Job, Notification, Placement, Policies, Resources
 from airflow_prominence.documents.schemas import check_schema
@@ -18,7 +18,7 @@ Path = tuple[str | int, ...]
 _RANGES = ("cpusRange", "cpusOptions", "totalCpusRange")
 
 
-def parse_job(value: object, limits: Limits = Limits()) -> Job:  # noqa: B008 - frozen
+def parse_job(value: object, limits: Limits = DEFAULT_LIMITS) -> Job:
     """Check a job document and fill in its defaults, or raise DocumentError."""
     check_values(value)
     check_schema("job", value)

@@ -19,3 +19,6 @@ class Limits:
     """One input file, decoded."""
     max_jobs: int = 10_000
     """Of one workflow, after its factories have made theirs."""
+
+
+DEFAULT_LIMITS = Limits()

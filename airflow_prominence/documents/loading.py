@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from airflow_prominence.documents.errors import DocumentError, path_of, quoted
 
 MAX_DEPTH = 64
+MAX_VALUES = 500_000
 _MAX_INTEGER = 2**63 - 1
 
 
@@ -35,42 +36,60 @@ def loads(text: bytes) -> object:
 
 
 def check_values(value: object) -> None:
-    """Refuse what no later step could carry: NUL, lone surrogates, NaN, endless numbers, endless nesting."""
-    pending: list[tuple[object, tuple[str | int, ...]]] = [(value, ())]
-    while pending:
-        item, path = pending.pop()
-        if item is None or isinstance(item, bool):
+    """Refuse what no later step could carry: NUL, lone surrogates, NaN, endless numbers, lists and nesting."""
+    path: list[str | int] = []
+    _check_scalar(value, path)
+    levels = [_children(value, path)]
+    count = 0
+    while levels:
+        step = next(levels[-1], None)
+        if step is None:
+            levels.pop()
+            if path:
+                path.pop()
             continue
-        if isinstance(item, str):
-            _check_text(item, path)
-        elif isinstance(item, int):
-            if abs(item) > _MAX_INTEGER:
-                raise DocumentError(path_of(path), "is too large a number")
-        elif isinstance(item, float):
-            if not math.isfinite(item):
-                raise DocumentError(path_of(path), "must be a finite number")
-        elif isinstance(item, dict | list):
+        key, child = step
+        path.append(key)
+        count += 1
+        if count > MAX_VALUES:
+            raise DocumentError("", f"the document holds more than {MAX_VALUES} values")
+        if isinstance(child, dict | list):
             if len(path) >= MAX_DEPTH:
                 raise DocumentError("", f"the document is nested more than {MAX_DEPTH} levels deep")
-            pending.extend(_children(item, path))
+            levels.append(_children(child, path))
         else:
-            raise DocumentError(path_of(path), f"is not a JSON value but a Python {type(item).__name__}")
+            _check_scalar(child, path)
+            path.pop()
 
 
-def _children(
-    item: dict[object, object] | list[object], path: tuple[str | int, ...]
-) -> Iterator[tuple[object, tuple[str | int, ...]]]:
-    if isinstance(item, list):
-        yield from ((child, (*path, index)) for index, child in enumerate(item))
+def _check_scalar(item: object, path: list[str | int]) -> None:
+    if item is None or isinstance(item, bool | dict | list):
         return
-    for key, child in item.items():
-        if not isinstance(key, str):
-            raise DocumentError(path_of(path), f"has a key that is not a string but a Python {type(key).__name__}")
-        _check_text(key, path)
-        yield child, (*path, key)
+    if isinstance(item, str):
+        _check_text(item, path)
+    elif isinstance(item, int):
+        if abs(item) > _MAX_INTEGER:
+            raise DocumentError(path_of(path), "is too large a number")
+    elif isinstance(item, float):
+        if not math.isfinite(item):
+            raise DocumentError(path_of(path), "must be a finite number")
+    else:
+        raise DocumentError(path_of(path), f"is not a JSON value but a Python {type(item).__name__}")
 
 
-def _check_text(text: str, path: tuple[str | int, ...]) -> None:
+def _children(item: object, path: list[str | int]) -> Iterator[tuple[str | int, object]]:
+    if isinstance(item, list):
+        yield from enumerate(item)
+    elif isinstance(item, dict):
+        for key, child in item.items():
+            if not isinstance(key, str):
+                sentence = f"has a key that is not a string but a Python {type(key).__name__}"
+                raise DocumentError(path_of(path), sentence)
+            _check_text(key, path)
+            yield key, child
+
+
+def _check_text(text: str, path: list[str | int]) -> None:
     if "\0" in text:
         raise DocumentError(path_of(path), "cannot hold a NUL character")
     if not text.isascii():

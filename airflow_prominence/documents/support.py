@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from airflow_prominence.documents.errors import quoted
-from airflow_prominence.documents.model import Job, Task
+from airflow_prominence.documents.model import Job, Placement, Task
 
 _NOT_YET = "is not supported yet"
 
@@ -22,7 +22,7 @@ JOB_GAPS: Final[tuple[tuple[str, Callable[[Job], object]], ...]] = (
     ("notifications", lambda job: job.notifications),
     ("policies.maximumIdleTimePerResource", lambda job: job.policies.maximum_idle_time_per_resource),
     ("policies.leaveInQueue", lambda job: job.policies.leave_in_queue),
-    ("policies.placement", lambda job: job.policies.placement),
+    ("policies.placement", lambda job: job.policies.placement not in (None, Placement())),
     ("policies.autoScalingType", lambda job: job.policies.auto_scaling_type),
     ("policies.preemptible", lambda job: job.policies.preemptible),
 )

@@ -1,4 +1,4 @@
-"""How a submitted document is shown again: as it was, with the defaults that must always be seen and without aliases."""
+"""How a submitted document is shown again: as it was, but with the defaults that must be seen, and no aliases."""
 
 from __future__ import annotations
 

@@ -1,0 +1,104 @@
+"""Expansion: the jobs that a workflow's factories make of its templates."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from airflow_prominence.documents.commands import substitute, task_argv
+from airflow_prominence.documents.factories import Value, points_of, value_text
+from airflow_prominence.documents.model import Artifact, Job, Task, Workflow
+from airflow_prominence.documents.workflows import factory_of_job
+
+
+@dataclass(frozen=True, slots=True)
+class ExpandedJob:
+    """One job of a workflow. Its template is shared by all jobs of a factory; ``index`` is None without a factory."""
+
+    workflow: str
+    template: Job
+    index: int | None = None
+    parameters: Mapping[str, Value] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Its name within the workflow: ``job`` or ``job/3``."""
+        return self.template.name if self.index is None else f"{self.template.name}/{self.index}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.workflow}/{self.key}"
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """The parameters as they are put into commands."""
+        return {name: value_text(value) for name, value in self.parameters.items()}
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The variables that tell the job its parameters."""
+        return {f"PROMINENCE_PARAMETER_{name}": text for name, text in self.texts.items()}
+
+    @property
+    def job(self) -> Job:
+        """The job with its parameters put in, under its full name."""
+        if not self.parameters:
+            return replace(self.template, name=self.name)
+        texts = self.texts
+        return replace(
+            self.template,
+            name=self.name,
+            tasks=tuple(_task(task, texts) for task in self.template.tasks),
+            artifacts=tuple(
+                Artifact(substitute(artifact.url, texts, dollars=True), artifact.mount, artifact.executable)
+                for artifact in self.template.artifacts
+            ),
+            output_files=tuple(substitute(name, texts, dollars=True) for name in self.template.output_files),
+            output_dirs=tuple(substitute(name, texts, dollars=True) for name in self.template.output_dirs),
+        )
+
+
+def expand(workflow: Workflow) -> tuple[ExpandedJob, ...]:
+    """All jobs in the document's order, those of a factory by index."""
+    factories = factory_of_job(workflow)
+    return tuple(
+        expanded
+        for job in workflow.jobs
+        for expanded in (
+            (
+                ExpandedJob(workflow.name, job, index, point)
+                for index, point in enumerate(points_of(factories[job.name]))
+            )
+            if job.name in factories
+            else (ExpandedJob(workflow.name, job),)
+        )
+    )
+
+
+def edges(workflow: Workflow, jobs: Iterable[ExpandedJob]) -> Iterator[tuple[str, str]]:
+    """Parent and child by their keys, one after another: two factories of thousands have millions of edges."""
+    keys: dict[str, list[str]] = {}
+    for job in jobs:
+        keys.setdefault(job.template.name, []).append(job.key)
+    for parent, child in workflow.dependencies:
+        for above in keys[parent]:
+            yield from ((above, below) for below in keys[child])
+
+
+def _task(task: Task, texts: Mapping[str, str]) -> Task:
+    env = {name: substitute(text, texts, dollars=True) for name, text in task.env.items()}
+    if task.cmd is None:
+        return replace(task, env=env)
+    cmd = substitute(task.cmd, texts, dollars=True)
+    words = task_argv(task, {}, texts)
+    assert words is not None
+    # A value with blanks or quotes stays within its word, whoever splits the command again
+    return replace(task, env=env, cmd=cmd if _splits_into(cmd, words) else shlex.join(words))
+
+
+def _splits_into(cmd: str, words: tuple[str, ...]) -> bool:
+    try:
+        return tuple(shlex.split(cmd)) == words
+    except ValueError:
+        return False
