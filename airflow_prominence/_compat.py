@@ -7,7 +7,7 @@ the scheduler but must never be imported by a trigger or by a DAG file.
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import threading
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -58,7 +58,7 @@ def create_session() -> Iterator[Session]:
     from airflow.utils.session import create_session as create
 
     with create(scoped=False) as session:
-        yield cast("Session", session)
+        yield session
 
 
 # --- DAGs in the database (API server) --------------------------------------------------------------------------------
@@ -69,6 +69,7 @@ class DagState:
     """What the database knows of a DAG that is about to get a run."""
 
     version_id: UUID
+    content_hash: str
     is_stale: bool
     is_paused: bool
 
@@ -77,16 +78,18 @@ def dag_state(session: Session, dag_id: str) -> DagState | None:
     """Return the newest version of a DAG and whether the scheduler would look at it; None if it isn't there."""
     from airflow.models.dag import DagModel
     from airflow.models.dag_version import DagVersion
+    from airflow.models.serialized_dag import SerializedDagModel
     from sqlalchemy import select
 
     row = session.execute(
-        select(DagVersion.id, DagModel.is_stale, DagModel.is_paused)
+        select(DagVersion.id, SerializedDagModel.dag_hash, DagModel.is_stale, DagModel.is_paused)
         .join(DagModel, DagModel.dag_id == DagVersion.dag_id)
+        .join(SerializedDagModel, SerializedDagModel.dag_version_id == DagVersion.id)
         .where(DagVersion.dag_id == dag_id)
         .order_by(DagVersion.created_at.desc())
         .limit(1)
     ).first()
-    return None if row is None else DagState(row[0], bool(row[1]), bool(row[2]))
+    return None if row is None else DagState(row[0], row[1], bool(row[2]), bool(row[3]))
 
 
 def default_bundle() -> str:
@@ -118,12 +121,12 @@ def write_dag(session: Session, dag: DAG, *, bundle: str) -> None:
     session.flush()
 
 
-_runnable: dict[UUID, SerializedDAG] = {}
+_runnable: dict[tuple[UUID, str], SerializedDAG] = {}
 _runnable_lock = threading.Lock()
 _RUNNABLE_KEPT = 256
 
 
-def runnable_dag(session: Session, version_id: UUID) -> SerializedDAG | None:
+def runnable_dag(session: Session, state: DagState) -> SerializedDAG | None:
     """Return a DAG version for :func:`create_dag_run`, from this process's cache if it has been asked for before.
 
     The copy has no params: the conf of a run that we create is our own, and validating it against a job's whole JSON
@@ -134,11 +137,12 @@ def runnable_dag(session: Session, version_id: UUID) -> SerializedDAG | None:
     from airflow.models.dagbag import DBDagBag
     from airflow.serialization.definitions.param import SerializedParamsDict
 
+    key = (state.version_id, state.content_hash)
     with _runnable_lock:
-        found = _runnable.get(version_id)
+        found = _runnable.get(key)
     if found is not None:
         return found
-    dag = DBDagBag(load_op_links=False).get_dag(version_id, session)
+    dag = DBDagBag(load_op_links=False).get_dag(state.version_id, session)
     if dag is None:
         return None
     bare = copy.copy(dag)
@@ -146,13 +150,11 @@ def runnable_dag(session: Session, version_id: UUID) -> SerializedDAG | None:
     with _runnable_lock:
         while len(_runnable) >= _RUNNABLE_KEPT:
             _runnable.pop(next(iter(_runnable)))
-        _runnable[version_id] = bare
+        _runnable[key] = bare
     return bare
 
 
-def create_dag_run(
-    session: Session, dag: SerializedDAG, *, run_id: str, conf: dict[str, Any], user: str
-) -> DagRun:
+def create_dag_run(session: Session, dag: SerializedDAG, *, run_id: str, conf: dict[str, Any], user: str) -> DagRun:
     """Create a queued manual run and its task instances in the caller's transaction, as the REST API would."""
     from airflow.utils.state import DagRunState
     from airflow.utils.types import DagRunTriggeredByType, DagRunType
@@ -160,7 +162,7 @@ def create_dag_run(
     return dag.create_dagrun(
         run_id=run_id,
         logical_date=None,
-        run_after=datetime.datetime.now(datetime.timezone.utc),
+        run_after=dt.datetime.now(dt.timezone.utc),
         run_type=DagRunType.MANUAL,
         triggered_by=DagRunTriggeredByType.REST_API,
         triggering_user_name=user,

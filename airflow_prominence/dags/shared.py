@@ -5,10 +5,10 @@ Parsed again at every task's end (Airflow queues a callback for it), so this mod
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG, Param, ParamsDict, TriggerRule
+from airflow.sdk import DAG, Param, TriggerRule
 
 from airflow_prominence.dags import names
 from airflow_prominence.dags.params import job_param_schema
@@ -41,8 +41,8 @@ Jobs come from the REST interface or the `prominence` command line. To start one
 _MAINTENANCE_DOC = """\
 ### Housekeeping of PROMINENCE
 
-Every minute: jobs on lost nodes are ended, jobs that waited too long are given up, waiting jobs are looked at again, jobs
-whose run was ended by hand are ended too, and what nobody needs any more is removed.
+Every minute: jobs on lost nodes are ended, jobs that waited too long are given up, waiting jobs are looked at again,
+jobs whose run was ended by hand are ended too, and what nobody needs any more is removed.
 """
 
 
@@ -60,7 +60,8 @@ def prominence_job_dag() -> DAG:
         tags=_TAGS,
         default_args={"retries": 0},
     ) as dag:
-        begin = EmptyOperator(task_id=names.BEGIN).as_setup()
+        begin = EmptyOperator(task_id=names.BEGIN)
+        begin.is_setup = True
         provision = ProvisionOperator(task_id=names.PROVISION)
         stage_in = StageInOperator(task_id=names.STAGE_IN)
         run = RunOperator(task_id=names.RUN)
@@ -75,7 +76,7 @@ def prominence_job_dag() -> DAG:
 
     # After the tasks: each of them would keep a copy of the params it finds, and the triggerer reads all of that anew
     # for every trigger.
-    dag.params = ParamsDict(_job_params())
+    dag.params = _job_params()  # type: ignore[assignment]  # attrs converts it
     return dag
 
 
@@ -98,8 +99,8 @@ def prominence_maintenance_dag() -> DAG:
         dag_id=names.MAINTENANCE_DAG_ID,
         description="Housekeeping of PROMINENCE, every minute.",
         doc_md=_MAINTENANCE_DOC,
-        schedule=datetime.timedelta(minutes=1),
-        start_date=datetime.datetime(2024, 1, 1, tzinfo=datetime.timezone.utc),
+        schedule=dt.timedelta(minutes=1),
+        start_date=dt.datetime(2024, 1, 1, tzinfo=dt.timezone.utc),
         catchup=False,
         max_active_runs=1,
         is_paused_upon_creation=False,

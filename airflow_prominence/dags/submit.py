@@ -40,7 +40,7 @@ def submit_run(session: Session, *, dag_id: str, run_id: str, conf: dict[str, An
     state = _compat.dag_state(session, dag_id)
     if state is None or state.is_stale:
         state = _write_shipped_dag(session, dag_id)
-    dag = _compat.runnable_dag(session, state.version_id)
+    dag = _compat.runnable_dag(session, state)
     if dag is None:
         raise DagMissing(f"DAG {dag_id} has no serialized form in Airflow's database")
     _compat.create_dag_run(session, dag, run_id=run_id, conf=conf, user=owner)

@@ -12,7 +12,6 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -80,14 +79,6 @@ class InternalClient:
     async def close(self) -> None:
         """Close the connections."""
         await self._http.aclose()
-
-    async def __aenter__(self) -> InternalClient:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
     async def job_of_run(self, dag_id: str, run_id: str) -> JobView:
         """Return the job bound to a run; a run started with a document gets its job made now."""
@@ -159,7 +150,7 @@ class InternalClient:
             elif trouble.startswith(_UNAUTHORIZED) and now - outage_since > self._unauthorized_for_s:
                 raise ApiRefused(401, trouble)
             self._token_until = 0.0
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads callers, hides nothing
             pause = min(pause * 2, _LONGEST_PAUSE_S)
 
     def _bearer(self) -> str:

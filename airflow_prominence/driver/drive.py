@@ -1,8 +1,8 @@
 """``drive(job, until=phase)``: bring a job to the end of a phase, whatever has happened to it so far.
 
 From its place on, a job runs by itself: its node's agent works and reports. What is left to the driver is to ask for a
-place while the job is queued, also after an attempt that is tried again, and to observe. So the coroutine keeps nothing:
-called again after a crash, twice at once, or for a phase long past, it reads where the job is and goes on from there.
+place while the job is queued, also after an attempt that is tried again, and to observe. So the coroutine keeps no
+state: called again after a crash, twice at once, or for a phase long past, it reads where the job is and goes on.
 """
 
 from __future__ import annotations
@@ -49,9 +49,7 @@ def is_over(job: JobView, until: str) -> bool:
     raise ValueError(f"unknown phase {until!r}: one of {', '.join(UNTIL)}")
 
 
-async def drive(
-    client: Driving, watch: JobWatch, job_id: int, until: str, tell: Callable[[JobView], None]
-) -> JobView:
+async def drive(client: Driving, watch: JobWatch, job_id: int, until: str, tell: Callable[[JobView], None]) -> JobView:
     """Drive a job until the end of a phase and return it as it is then; ``tell`` sees every change on the way."""
     loop = asyncio.get_running_loop()
     last_claim = float("-inf")

@@ -45,9 +45,7 @@ class JobWatch:
     not lost: the API answers at once. The polling task runs while somebody waits and ends with the last one.
     """
 
-    def __init__(
-        self, client: Watches, holder: str, *, poll_s: float = _POLL_S, settle_s: float = _SETTLE_S
-    ) -> None:
+    def __init__(self, client: Watches, holder: str, *, poll_s: float = _POLL_S, settle_s: float = _SETTLE_S) -> None:
         self.holder = holder
         self._client = client
         self._poll_s = poll_s

@@ -14,7 +14,7 @@ class JobLink(BaseOperatorLink):
 
     name = "Job"
 
-    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:  # noqa: ARG002 - Airflow's signature
         """Return the address of the job's description, or "" for a task that belongs to no job."""
         if ti_key.dag_id != JOB_DAG_ID:
             return ""
@@ -32,4 +32,4 @@ def public_url() -> str:
     prefixes: str = conf.get("prominence", "api_prefixes", fallback="") or "/api/v1"
     base: str = conf.get("api", "base_url", fallback="") or ""
     # Without a base URL a path is the best that can be said; the browser completes it.
-    return base.rstrip("/") + "/" + prefixes.split(",")[0].strip().strip("/")
+    return base.rstrip("/") + "/" + prefixes.split(",", maxsplit=1)[0].strip().strip("/")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any, NoReturn
 
 from airflow.sdk import BaseOperator, Context
@@ -27,14 +28,13 @@ class TriggerOnlyOperator(BaseOperator):
     start_from_trigger = True
     start_trigger_args: StartTriggerArgs
 
-    def execute(self, context: Context) -> NoReturn:
+    def execute(self, context: Context) -> NoReturn:  # noqa: ARG002 - Airflow's signature
         """Hand over to the trigger where something does run the task in a process (``airflow dags test``)."""
-        from airflow.sdk.module_loading import import_string
-
         args = self.start_trigger_args
-        trigger = import_string(args.trigger_cls)(**(args.trigger_kwargs or {}))
+        module, _, name = args.trigger_cls.rpartition(".")
+        trigger = getattr(import_module(module), name)(**(args.trigger_kwargs or {}))
         raise TaskDeferred(trigger=trigger, method_name=args.next_method)
 
-    def ended_by_trigger(self, context: Context, event: Any = None) -> Any:
+    def ended_by_trigger(self, context: Context, event: Any = None) -> Any:  # noqa: ARG002 - Airflow's signature
         """Return what the trigger said; only reached where the trigger's event doesn't end the task by itself."""
         return event

@@ -28,4 +28,4 @@ class MaintenanceTrigger(BaseTrigger):
             return
         done = {what: count for what, count in counts.items() if count}
         self.log.info("Done: %s", ", ".join(f"{what} {count}" for what, count in done.items()) or "nothing to do")
-        yield TaskSuccessEvent(xcoms={"return_value": counts})
+        yield TaskSuccessEvent(xcoms={"return_value": dict(counts)})

@@ -47,7 +47,7 @@ class PhaseTrigger(BaseTrigger):
     """
 
     def __init__(self, phase: str) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.phase = phase
         self._job: JobView | None = None
 
