@@ -30,7 +30,7 @@ def _config() -> dict[str, Any]:
             "description": "Settings of the PROMINENCE batch system (package airflow-prominence).",
             "options": {
                 "internal_secret": _option(
-                    "Secret that the keys of all PROMINENCE tokens (users', jobs', nodes', triggers') are derived from. "
+                    "Secret that the keys of all PROMINENCE tokens (users', jobs', nodes', triggers') come from. "
                     "It must be the same in the API servers and the triggerers. Empty means ``[api_auth] jwt_secret``.",
                     "string",
                     "",

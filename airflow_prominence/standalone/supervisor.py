@@ -1,0 +1,222 @@
+"""The stack's daemon: brings the parts up in order, then keeps them running until it is told to stop.
+
+It may be killed at any moment: what it does is on disk, and the next one takes the running parts over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg2
+
+from airflow_prominence.dags.files import DAG_FILES, write_dag_files
+from airflow_prominence.standalone import database, node, ports, readiness, secretfiles, settings
+from airflow_prominence.standalone.errors import StackError
+from airflow_prominence.standalone.keeper import Keeper, end_all
+from airflow_prominence.standalone.parts import POSTGRES, airflow_parts, database_part, node_part
+from airflow_prominence.standalone.places import Places
+from airflow_prominence.standalone.processes import ProcessId
+from airflow_prominence.standalone.records import read_json, write_json, write_text
+from airflow_prominence.standalone.users import user_tokens
+
+_WANTED_PORTS = {"api": 8080, "database": 5433, "worker log": 8793, "trigger log": 8794}
+_START_SECONDS = 180
+_LOOK_SECONDS = 0.3
+
+
+class Supervisor:
+    """One run of the daemon."""
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+        self._keeper = Keeper(places)
+        self._stop = threading.Event()
+        self._migrated = places.run / "migrated"
+
+    def run(self) -> int:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stop.set())
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            self._bring_up()
+            while not self._stop.wait(_LOOK_SECONDS):
+                for line in self._keeper.look():
+                    self._log(line)
+        except StackError as problem:
+            self._tell("failed", error=str(problem))
+            end_all(self._places)
+            return 1
+        return 0
+
+    # -- what others read ---------------------------------------------------------------------------------------
+
+    def _tell(self, step: str, *, ready: bool = False, error: str | None = None) -> None:
+        self._log(error or step)
+        write_json(self._places.status, {"step": step, "ready": ready, "error": error, "pid": os.getpid()})
+
+    @staticmethod
+    def _log(line: str) -> None:
+        print(time.strftime("%Y-%m-%dT%H:%M:%S"), line, flush=True)
+
+    # -- the way up ---------------------------------------------------------------------------------------------
+
+    def _bring_up(self) -> None:
+        places = self._places
+        self._tell("looking for free ports")
+        secrets = secretfiles.load(places.secrets)
+        write_text(places.secrets / "passwords.json", secrets.passwords_json)
+        chosen = self._choose_ports()
+        environ = settings.own_environment(os.environ)
+
+        server = database.prepare(places, chosen["database"], secrets.database_password)
+        if not server.initialised():
+            self._tell("making the database")
+            server.initialise()
+            self._migrated.unlink(missing_ok=True)
+        self._tell("starting PostgreSQL")
+        self._keeper.start(database_part(places, server, environ))
+        server.wait_ready(lambda: self._keeper.alive(POSTGRES))
+
+        environ |= settings.airflow_settings(places, chosen, secrets)
+        self._migrate(environ)
+        write_dag_files(places.dags)
+
+        self._tell("starting Airflow")
+        for part in airflow_parts(places, environ):
+            self._keeper.start(part)
+        if settings.has_module("airflow_prominence.agent.__main__"):
+            service = node.Node(
+                name=node.host_name(),
+                site=node.host_name(),
+                url=settings.internal_url(chosen),
+                state=places.node,
+                images=places.images,
+                engines=places.engines,
+            )
+            service.prepare(secrets.internal_secret)
+            self._keeper.start(node_part(places, service, environ))
+        self._write_env(chosen, secrets, environ)
+        self._await(server, chosen)
+        self._tell("ready", ready=True)
+
+    def _choose_ports(self) -> dict[str, int]:
+        """The ports of last time where they are free or still our own, else the next free ones."""
+        kept: dict[str, int] = read_json(self._places.ports) or {}
+        ours = self._keeper.running_names()
+        owner = {"api": "api-server", "database": POSTGRES, "worker log": "scheduler", "trigger log": "triggerer"}
+        held = {name: port for name, port in kept.items() if owner.get(name) in ours}
+        wanted = {name: kept.get(name, port) for name, port in _WANTED_PORTS.items() if name not in held}
+        chosen = {**held, **ports.choose(wanted)}
+        if chosen != kept:
+            write_json(self._places.ports, chosen)
+        return chosen
+
+    def _migrate(self, environ: dict[str, str]) -> None:
+        """``airflow db migrate``, unless it has been done for exactly these versions."""
+        stamp = self._migrated
+        wanted = _schema_version()
+        if stamp.exists() and stamp.read_text().strip() == wanted:
+            return
+        self._tell("making the database's tables")
+        self._run([sys.executable, "-m", "airflow", "db", "migrate"], environ, "migrate", "airflow db migrate failed")
+        write_text(stamp, wanted + "\n")
+
+    def _run(self, command: list[str], environ: dict[str, str], log_name: str, failed: str) -> None:
+        log = self._places.logs / f"{log_name}.log"
+        with log.open("wb") as output:
+            child = subprocess.Popen(
+                command,
+                env=environ,
+                cwd=self._places.airflow_home,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+            while child.poll() is None:
+                if self._stop.wait(0.1):
+                    child.terminate()
+                    child.wait()
+                    raise StackError("stopped while it was starting.")
+        if child.returncode:
+            raise StackError(f"{failed}: see {log}.")
+
+    def _write_env(self, chosen: dict[str, int], secrets: secretfiles.Secrets, environ: dict[str, str]) -> None:
+        self._tell("making the users' tokens")
+        tokens = user_tokens(self._places, environ)
+        values = {
+            "PROMINENCE_URL": settings.public_url(chosen),
+            **tokens,
+            "AIRFLOW_URL": settings.base_url(chosen),
+            "AIRFLOW_USER": secretfiles.ADMIN,
+            "AIRFLOW_PASSWORD": secrets.passwords[secretfiles.ADMIN],
+            "PROMINENCE_DEMO_IMAGE": "prominence/demo:latest",
+        }
+        lines = [f"export {name}='{value}'" for name, value in values.items()]
+        write_text(self._places.env_file, "\n".join(lines) + "\n")
+
+    def _await(self, server: database.Database, chosen: dict[str, int]) -> None:
+        base = settings.base_url(chosen)
+        checks: list[tuple[str, Callable[[], bool]]] = [
+            ("waiting for the API server", lambda: readiness.answers(base + "/api/v2/version")),
+            (
+                "waiting for scheduler, dag-processor and triggerer",
+                lambda: readiness.healthy(base),
+            ),
+            ("waiting for the job DAG", lambda: self._job_dag_known(server)),
+        ]
+        if settings.has_module("airflow_prominence.plugin"):
+            health = settings.public_url(chosen) + "/health"
+            checks.insert(1, ("waiting for the PROMINENCE API", lambda: readiness.answers(health)))
+        deadline = time.monotonic() + _START_SECONDS
+        for step, check in checks:
+            self._tell(step)
+            while not check():
+                if self._stop.wait(0.2):
+                    raise StackError("stopped while it was starting.")
+                for line in self._keeper.look():
+                    self._log(line)
+                if time.monotonic() > deadline:
+                    raise StackError(f"gave up {step} after {_START_SECONDS} s: see the logs in {self._places.logs}.")
+
+    def _job_dag_known(self, server: database.Database) -> bool:
+        expected = [file.removesuffix(".py") for file in DAG_FILES]
+        try:
+            connection = server.connect()
+        except psycopg2.OperationalError:
+            return False
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT dag_id FROM dag WHERE NOT is_stale AND dag_id = ANY(%s)", (expected,))
+                return len(cursor.fetchall()) == len(expected)
+        finally:
+            connection.close()
+
+
+def _schema_version() -> str:
+    """What ``airflow db migrate`` depends on: Airflow's version, and the names of our migrations."""
+    migrations = Path(__file__).parents[1] / "store" / "migrations" / "versions"
+    names = sorted(path.name for path in migrations.glob("*.py"))
+    told = [importlib.metadata.version("apache-airflow-core"), *names]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()
+
+
+def main(home: Path) -> int:
+    """Body of the daemon's process: at most one a home, its identity on disk."""
+    places = Places.of(home)
+    places.make()
+    me = ProcessId.of(os.getpid())
+    other = ProcessId.from_record(read_json(places.supervisor))
+    if other and other.alive() and other != me:
+        return 0
+    if me is not None:
+        write_json(places.supervisor, me.record())
+    return Supervisor(places).run()
