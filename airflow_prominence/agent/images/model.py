@@ -20,7 +20,7 @@ class Credential:
     token: str
 
     def __repr__(self) -> str:
-        return "Credential(username=%r, token='***')" % (self.username,)
+        return f"Credential(username={self.username!r}, token='***')"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ def default_engine_dir() -> str:
 def load(name: str, engine_dir: Optional[str] = None) -> Runtime:
     """The runtime called `name`; what it keeps for itself (binaries, container storage) is below `engine_dir`."""
     if name not in NAMES:
-        raise RuntimeUnavailable("runtime %r is not one of %s" % (name, ", ".join(NAMES)))
+        raise RuntimeUnavailable("runtime {!r} is not one of {}".format(name, ", ".join(NAMES)))
     module = importlib.import_module("." + name, __package__)
     found: Type[Runtime] = module.RUNTIME
     return found(engine_dir or default_engine_dir())

@@ -1,0 +1,109 @@
+"""Handling a foreign root file system on the host without ever leaving it."""
+
+import os
+import shutil
+import stat
+import subprocess
+from typing import Callable, Optional, Tuple
+
+_MAX_LINKS = 40
+
+
+def resolve_in_root(root: str, path: str, follow_last: bool = True) -> str:
+    """The host path of the container path `path`: symbolic links are followed as if `root` were /, so no link leaves it.
+
+    Parts that do not exist are kept as they are.
+    """
+    pending = [part for part in path.split("/") if part not in ("", ".")]
+    pending.reverse()
+    done: list[str] = []
+    links = 0
+    while pending:
+        part = pending.pop()
+        if part == "..":
+            del done[-1:]
+            continue
+        here = os.path.join(root, *done, part)
+        if (pending or follow_last) and os.path.islink(here):
+            links += 1
+            if links > _MAX_LINKS:
+                raise OSError(f"too many symbolic links in {path}")
+            target = os.readlink(here)
+            if target.startswith("/"):
+                done = []
+            pending.extend(reversed([step for step in target.split("/") if step not in ("", ".")]))
+            continue
+        done.append(part)
+    return os.path.join(root, *done)
+
+
+def make_directories(root: str, path: str) -> str:
+    """Make the host directory `path` (below `root`, already resolved) with parents; files in its way are replaced."""
+    here = root
+    for part in os.path.relpath(path, root).split(os.sep):
+        if part == ".":
+            continue
+        here = os.path.join(here, part)
+        if os.path.lexists(here) and not os.path.isdir(here):
+            os.unlink(here)
+        if not os.path.lexists(here):
+            os.mkdir(here)
+            os.chmod(here, 0o755)
+    return here
+
+
+def make_mountpoint(root: str, path: str, directory: bool) -> str:
+    """Make sure that container path `path` exists in `root` as a directory or a file; returns its host path."""
+    host = resolve_in_root(root, path)
+    if directory:
+        return make_directories(root, host)
+    make_directories(root, os.path.dirname(host))
+    if os.path.isdir(host) or (os.path.lexists(host) and not os.path.isfile(host)):
+        remove_tree(host)
+    if not os.path.lexists(host):
+        os.close(os.open(host, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o644))
+    return host
+
+
+def remove_tree(path: str) -> None:
+    """Remove a file or folder whatever modes a job has left inside (an overlay's work folder has mode 0, too)."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(mode):
+        os.unlink(path)
+        return
+
+    def again(function: Callable[..., object], name: str, _info: object) -> None:
+        parent = os.path.dirname(name)
+        for folder in (parent, name):
+            if os.path.isdir(folder) and not os.path.islink(folder):
+                os.chmod(folder, 0o700)
+        if os.path.isdir(name) and not os.path.islink(name):
+            remove_tree(name)
+        elif os.path.lexists(name):
+            os.unlink(name)
+
+    shutil.rmtree(path, onerror=again)
+
+
+def copy_tree(source: str, target: str, owner: Optional[Tuple[int, int]]) -> None:
+    """Copy a whole root file system (sharing blocks where the file system can), owned by `owner` if given and root."""
+    done = subprocess.run(
+        ["cp", "-a", "--reflink=auto", "--", source, target], stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    if done.returncode != 0 and "reflink" in done.stderr:
+        done = subprocess.run(["cp", "-a", "--", source, target], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or ["cp failed"]
+        raise OSError(f"copying an image: {lines[-1]}")
+    if owner is not None and os.geteuid() == 0:
+        change_owner(target, owner)
+
+
+def change_owner(path: str, owner: Tuple[int, int]) -> None:
+    os.lchown(path, *owner)
+    for folder, folders, files in os.walk(path):
+        for name in folders + files:
+            os.lchown(os.path.join(folder, name), *owner)
