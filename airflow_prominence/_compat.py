@@ -336,6 +336,14 @@ def _plain(state: Any) -> str | None:
     return None if state is None else str(getattr(state, "value", state))
 
 
+def unhealthy_components() -> list[str]:
+    """Return which of Airflow's own components don't do their work, by name; empty when all is well."""
+    from airflow.api.common.airflow_health import HEALTHY, get_airflow_health
+
+    health = get_airflow_health()
+    return [name for name, facts in health.items() if facts["status"] not in (HEALTHY, None)]
+
+
 # --- inside a trigger (no ORM here) -----------------------------------------------------------------------------------
 
 

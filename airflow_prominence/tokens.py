@@ -58,7 +58,7 @@ def mint(audience: str, claims: Mapping[str, Any], ttl_s: float, secret: str) ->
 
 
 def check(token: str, audience: str, secret: str) -> dict[str, Any]:
-    """Return the claims of a token, or raise :class:`TokenRefused` (expired, other audience, other key, ``alg: none``)."""
+    """Return the claims; raise :class:`TokenRefused` if expired, of another audience or key, or ``alg: none``."""
     try:
         claims: dict[str, Any] = jwt.decode(
             token,

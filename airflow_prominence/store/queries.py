@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +12,8 @@ from sqlalchemy.orm import Session
 from airflow_prominence.store.phases import DONE, STAGING_IN, reached
 from airflow_prominence.store.tables import Attempt, Event, Job, Label, Lease, Node, Output
 
-_PAGE = 16
+#: No stored piece is longer, so a piece that holds an offset begins less than this before it.
+_CHUNK = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -200,30 +200,20 @@ def shown_attempt(session: Session, job: Job) -> int:
 
 
 def read_output(
-    session: Session, job_id: int, attempt: int, node_num: int, stream: str, offset: int
-) -> Iterator[bytes]:
-    """Yield a stream's bytes from ``offset`` on, a megabyte at a time."""
-    position = offset
-    while True:
-        rows = session.execute(
-            select(Output.offset, Output.data)
-            .where(
-                Output.job_id == job_id,
-                Output.attempt == attempt,
-                Output.node_num == node_num,
-                Output.stream == stream,
-                Output.offset + func.length(Output.data) > position,
-            )
-            .order_by(Output.offset)
-            .limit(_PAGE)
-        ).all()
-        if not rows:
-            return
-        for start, data in rows:
-            yield bytes(data[max(0, position - start) :])
-            position = start + len(data)
-
-
-def as_text(value: Any) -> str:
-    """Return compact JSON text."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    session: Session, job_id: int, attempt: int, node_num: int, stream: str, offset: int, most: int
+) -> bytes:
+    """Return up to about ``most`` bytes of a stream from ``offset`` on; empty at its present end."""
+    rows = session.execute(
+        select(Output.offset, Output.data)
+        .where(
+            Output.job_id == job_id,
+            Output.attempt == attempt,
+            Output.node_num == node_num,
+            Output.stream == stream,
+            Output.offset > offset - _CHUNK,
+            Output.offset + func.length(Output.data) > offset,
+        )
+        .order_by(Output.offset)
+        .limit(max(1, most // _CHUNK))
+    )
+    return b"".join(bytes(data[max(0, offset - start) :]) for start, data in rows)

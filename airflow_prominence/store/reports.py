@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from airflow_prominence.store import capacity
 from airflow_prominence.store.notify import tell, touch
-from airflow_prominence.store.phases import DONE, RUNNING, STAGING_IN, STAGING_OUT
+from airflow_prominence.store.phases import COMPLETED, DONE, RUNNING, STAGING_IN, STAGING_OUT
 from airflow_prominence.store.tables import Job, Lease, Node, Output
 from airflow_prominence.store.transitions import enter, finish, lock_job
 
@@ -102,15 +102,18 @@ def _end(session: Session, job: Job, lease: Lease, data: Mapping[str, Any], at: 
         }
         if job.attempt > 1:
             execution["retries"] = job.attempt - 1
-        if data.get("tail") and (data["status"] != "completed" or not data.get("node_success")):
+        node_success = bool(data.get("node_success"))
+        if data.get("tail") and not node_success:
             tell(session, job, "tail", f"Last lines of output:\n{data['tail']}", at)
+        if data["status"] == COMPLETED and job.policies.get("reportJobSuccessOnTaskFailure"):
+            node_success = True
         capacity.end_lease(session, lease)
         finish(
             session,
             job,
             data["status"],
             data.get("reason", ""),
-            node_success=bool(data.get("node_success")),
+            node_success=node_success,
             execution=execution,
             at=at,
         )

@@ -14,8 +14,6 @@ from airflow_prominence.store.notify import tell
 from airflow_prominence.store.phases import QUEUED, status_of
 from airflow_prominence.store.tables import Attempt, Idempotency, Job, Label, Secret, id_sequence
 
-MB_PER_GB = 1024
-
 
 @dataclass(frozen=True)
 class NewJob:
@@ -26,11 +24,11 @@ class NewJob:
     email: str | None
     document: Mapping[str, Any]
     secrets: Mapping[str, bytes]
-    cpus: int
-    memory_gb: float
-    disk_gb: float
     nodes: int
-    walltime_min: int
+    cpus: int
+    memory_mb: int
+    disk_mb: int
+    walltime_s: int
     max_attempts: int
     priority: int
     max_queue_min: int
@@ -62,9 +60,9 @@ def insert_job(session: Session, job_id: int, new: NewJob, dag_id: str, run_id: 
         priority=new.priority,
         nodes=new.nodes,
         cpus=new.cpus,
-        memory_mb=max(1, round(new.memory_gb * MB_PER_GB)),
-        disk_mb=max(1, round(new.disk_gb * MB_PER_GB)),
-        walltime_s=new.walltime_min * 60,
+        memory_mb=new.memory_mb,
+        disk_mb=new.disk_mb,
+        walltime_s=new.walltime_s,
         phase=QUEUED,
         status=status_of(QUEUED),
         reason="",

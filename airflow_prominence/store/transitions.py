@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from airflow_prominence.store import capacity
@@ -124,3 +124,11 @@ def evict(session: Session, job: Job, why: str) -> None:
     """End an attempt whose node or agent was lost."""
     tell(session, job, "evicted", why)
     finish(session, job, FAILED, EVICTED)
+
+
+def renew(session: Session, holder: str, ids: list[int]) -> None:
+    """Renew the leases a driver has on its jobs, all in one statement."""
+    if ids:
+        session.execute(
+            update(Job).where(Job.id.in_(ids), Job.holder == holder).values(holder_until=time.time() + HOLD_S)
+        )

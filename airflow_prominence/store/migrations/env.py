@@ -37,7 +37,7 @@ def run_migrations_online() -> None:
     if given is not None:
         _configure_and_run(given)
         return
-    with settings.get_engine().connect() as connection:  # type: ignore[no-untyped-call]
+    with settings.get_engine().connect() as connection:
         _configure_and_run(connection)
         connection.commit()
 

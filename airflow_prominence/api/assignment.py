@@ -1,0 +1,88 @@
+"""What a node is given to run: a lease's job with its secrets in place and its own token (the agent protocol)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from airflow_prominence import documents, tokens
+from airflow_prominence.api.settings import settings
+from airflow_prominence.api.submission import secrets_restored
+from airflow_prominence.store.submission import secrets_of
+from airflow_prominence.store.tables import Job, Lease
+
+#: A job's token outlives its walltime by this: for staging, and for reports spooled during an outage (seconds).
+_AFTER_WALLTIME_S = 24 * 3600 + 2 * 3600
+
+
+def assignment(session: Session, lease: Lease) -> dict[str, Any]:
+    """Return the assignment of a lease, as JSON values."""
+    job = session.get_one(Job, lease.job_id)
+    document = secrets_restored(job.document, secrets_of(session, job.id))
+    parsed = documents.parse_job(document, settings().limits)
+    substitutions = {"PROMINENCE_JOB_ID": str(job.id)}
+    return {
+        "lease": lease.id,
+        "job": job.id,
+        "workflow": None,
+        "attempt": lease.attempt,
+        "owner": job.owner,
+        "name": job.name,
+        "nodes": job.nodes,
+        "node_num": lease.node_num,
+        "token": _token(job, lease),
+        "report_url": f"{settings().internal_url}/leases/{lease.id}",
+        "public_url": settings().public_url,
+        "resources": {
+            "cpus": lease.cpus,
+            "memory_mb": lease.memory_mb,
+            "disk_mb": lease.disk_mb,
+            "walltime_s": job.walltime_s,
+        },
+        "inputs": [
+            {"filename": item.filename, "content": item.content, "executable": item.executable}
+            for item in parsed.inputs
+        ],
+        "tasks": [_task(task, substitutions) for task in parsed.tasks],
+        "task_retries": parsed.policies.maximum_task_retries,
+        "ignore_task_failures": parsed.policies.ignore_task_failures,
+        "env": _environment(job, lease),
+    }
+
+
+def _task(task: documents.Task, substitutions: dict[str, str]) -> dict[str, Any]:
+    argv = documents.task_argv(task, substitutions)
+    credential = task.credential
+    return {
+        "image": task.image,
+        "runtime": task.runtime,
+        "argv": None if argv is None else list(argv),
+        "env": dict(task.env),
+        "workdir": documents.task_workdir(task, substitutions),
+        "type": task.type,
+        "credential": None if credential is None else {"username": credential.username, "token": credential.token},
+        "mpi": None,
+    }
+
+
+def _environment(job: Job, lease: Lease) -> dict[str, str]:
+    return {
+        "PROMINENCE_JOB_ID": str(job.id),
+        "PROMINENCE_CPUS": str(lease.cpus),
+        "PROMINENCE_MEMORY": f"{lease.memory_mb / 1024:g}",
+        "PROMINENCE_NODES": str(job.nodes),
+        "PROMINENCE_NODE_NUM": str(lease.node_num),
+        "PROMINENCE_URL": settings().public_url,
+    }
+
+
+def _token(job: Job, lease: Lease) -> str:
+    claims = {
+        "sub": job.owner,
+        "groups": list(job.owner_groups),
+        "job": job.id,
+        "attempt": lease.attempt,
+        "lease": lease.id,
+    }
+    return tokens.mint(tokens.JOB, claims, job.walltime_s + _AFTER_WALLTIME_S, settings().secret)

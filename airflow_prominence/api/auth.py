@@ -1,0 +1,199 @@
+"""Who is asking: every request of our apps passes here first, and fails closed (design, decision 6).
+
+Airflow puts no login before a plugin's app, and its own dependency answers "Anonymous" in some configurations; so a
+middleware, not a dependency somebody can forget, asks for a bearer on every path but those public by name.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+from starlette._utils import get_route_path
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from airflow_prominence import _compat, tokens
+from airflow_prominence.api.database import DatabaseGone, transact_async
+from airflow_prominence.api.errors import ApiError, error_response
+from airflow_prominence.api.settings import settings
+from airflow_prominence.dags.names import JOB_DAG_ID
+from airflow_prominence.store import usertokens
+
+log = logging.getLogger(__name__)
+
+REFUSED = "Authentication failure"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who is asking: a person (or a script with a person's token), or one job for itself."""
+
+    name: str
+    groups: tuple[str, ...] = ()
+    email: str | None = None
+    only_job: int | None = None
+    airflow_user: Any = field(default=None, repr=False, compare=False)
+
+    def require_submit(self) -> None:
+        """Refuse callers who may look but not act: a job's own token, an Airflow user without that right."""
+        if self.only_job is not None:
+            raise ApiError(403, "A job's token is for that job only and cannot submit jobs")
+        self.require_act()
+
+    def require_act(self) -> None:
+        """Refuse Airflow users whose role does not let them start runs."""
+        if self.airflow_user is None:
+            return
+        from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
+
+        allowed = _compat.get_auth_manager().is_authorized_dag(
+            method="POST",
+            access_entity=DagAccessEntity.RUN,
+            details=DagDetails(id=JOB_DAG_ID),
+            user=self.airflow_user,
+        )
+        if not allowed:
+            raise ApiError(403, "Your role in Airflow does not allow you to run jobs")
+
+
+@dataclass(frozen=True)
+class Service:
+    """A driver (trigger), a node's service or a job's runner, by the claims of its token."""
+
+    audience: str
+    claims: dict[str, Any]
+
+
+class NotAuthenticated(Exception):
+    """No valid bearer; the text says why, and never holds the bearer."""
+
+
+async def caller_of(bearer: str) -> Caller:
+    """Return the caller a bearer stands for: our user token, a job's token, or an Airflow JWT."""
+    audience = tokens.unverified_audience(bearer)
+    if audience == tokens.USER:
+        return await _our_user(bearer)
+    if audience == tokens.JOB:
+        claims = _checked(bearer, tokens.JOB)
+        return Caller(claims["sub"], tuple(claims.get("groups", ())), None, only_job=int(claims["job"]))
+    if audience in tokens.AUDIENCES:
+        raise NotAuthenticated("this token is not for users")
+    return await _airflow_user(bearer)
+
+
+async def _our_user(bearer: str) -> Caller:
+    claims = _checked(bearer, tokens.USER)
+    jti, owner = str(claims.get("jti", "")), str(claims.get("sub", ""))
+    if not owner or not await transact_async(lambda session: usertokens.is_valid(session, jti, owner)):
+        raise NotAuthenticated("the token was revoked or never issued")
+    return Caller(owner, tuple(claims.get("groups", ())), claims.get("email"))
+
+
+async def _airflow_user(bearer: str) -> Caller:
+    try:
+        user = await _compat.resolve_user_from_token(bearer)
+    except HTTPException as refused:
+        raise NotAuthenticated(str(refused.detail)) from None
+    name = user.get_name()
+    if not name:
+        raise NotAuthenticated("the token names no user")
+    return Caller(name, airflow_user=user)
+
+
+def _checked(bearer: str, audience: str) -> dict[str, Any]:
+    try:
+        return tokens.check(bearer, audience, settings().secret)
+    except tokens.TokenRefused as refused:
+        raise NotAuthenticated(str(refused)) from None
+
+
+class BearerAuth:
+    """ASGI middleware: no request reaches a route without a valid bearer, but for the paths public by name."""
+
+    def __init__(self, app: ASGIApp, public: Collection[str], resolve: Callable[[str], Any]) -> None:
+        self.app = app
+        self.public = frozenset(public)
+        self.resolve = resolve
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the request through with ``scope["state"]["caller"]`` set, or answer 401."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await error_response(401, REFUSED)(scope, receive, send)
+            return
+        if scope["method"] in ("GET", "HEAD") and get_route_path(scope) in self.public:
+            await self.app(scope, receive, send)
+            return
+        try:
+            caller = await self.resolve(_bearer(scope))
+        except NotAuthenticated as refused:
+            await error_response(401, f"{REFUSED}: {refused}")(scope, receive, send)
+            return
+        except DatabaseGone:
+            await error_response(503, "The database does not answer at the moment, please try again")(
+                scope, receive, send
+            )
+            return
+        scope.setdefault("state", {})["caller"] = caller
+        await self.app(scope, receive, send)
+
+
+def _bearer(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name.lower() == b"authorization":
+            scheme, _, credentials = value.decode("latin-1").partition(" ")
+            if scheme.lower() != "bearer" or not credentials.strip():
+                raise NotAuthenticated("the Authorization header must be 'Bearer <token>'")
+            return str(credentials.strip())
+    raise NotAuthenticated("no token was given")
+
+
+async def service_of(bearer: str) -> Service:
+    """Return which of our own services a bearer stands for."""
+    audience = tokens.unverified_audience(bearer)
+    if audience not in (tokens.DRIVER, tokens.NODE, tokens.JOB):
+        raise NotAuthenticated("this token is not for internal routes")
+    return Service(audience, _checked(bearer, audience))
+
+
+def the_caller(request: Request) -> Caller:
+    """Return who is asking; for public routes of users."""
+    caller = request.state.caller
+    if not isinstance(caller, Caller):
+        raise ApiError(401, REFUSED)
+    return caller
+
+
+def _service(request: Request, audience: str) -> Service:
+    service = request.state.caller
+    if not isinstance(service, Service) or service.audience != audience:
+        raise ApiError(403, "This token is not for this route")
+    return service
+
+
+def the_driver(request: Request) -> Service:
+    """Return the driver that asks, or refuse."""
+    return _service(request, tokens.DRIVER)
+
+
+def the_node(request: Request) -> Service:
+    """Return the node's service that asks, or refuse."""
+    return _service(request, tokens.NODE)
+
+
+def the_runner(request: Request) -> Service:
+    """Return the job's runner that asks, or refuse; its token is good for its own lease only."""
+    service = _service(request, tokens.JOB)
+    if service.claims.get("lease") != request.path_params.get("lease"):
+        raise ApiError(403, "This token is not for this lease")
+    return service
+
+
+CallerDep = Annotated[Caller, Depends(the_caller)]
+NodeDep = Annotated[Service, Depends(the_node)]

@@ -1,0 +1,54 @@
+"""The API's own clock: every few seconds one of the API servers looks after what nobody asks for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from airflow_prominence import _compat
+from airflow_prominence.api import runs
+from airflow_prominence.api.database import DatabaseGone, transact_async
+from airflow_prominence.api.settings import settings
+from airflow_prominence.dags.names import JOB_DAG_ID, MAINTENANCE_DAG_ID
+from airflow_prominence.store import housekeeping
+
+log = logging.getLogger(__name__)
+
+ROUND_S = 3.0
+
+
+async def keep() -> None:
+    """Do rounds until cancelled; a database that is away is only waited for."""
+    while True:
+        try:
+            done = await transact_async(_round)
+            if done is not None and (done.lost_nodes or done.overdue_jobs):
+                log.info("nodes lost: %s; jobs too long in the queue: %s", done.lost_nodes, done.overdue_jobs)
+        except (SQLAlchemyError, DatabaseGone) as error:
+            log.warning("housekeeping has to wait: %s", error)
+        await asyncio.sleep(ROUND_S)
+
+
+def _round(session: Session) -> housekeeping.Done | None:
+    return housekeeping.round_of(session, settings().evict_after_s, settings().outage_grace_s)
+
+
+def maintain(session: Session) -> dict[str, Any]:
+    """Do what the maintenance DAG asks for each minute: a round, and what needs Airflow's own tables."""
+    done = _round(session) or housekeeping.Done()
+    ended = runs.end_jobs_without_run(session)
+    housekeeping.forget_old(session)
+    callbacks = _compat.delete_callbacks(
+        session, dag_ids=[JOB_DAG_ID, MAINTENANCE_DAG_ID], bundles=["prominence", _compat.default_bundle()]
+    )
+    return {
+        "lost_nodes": list(done.lost_nodes),
+        "overdue_jobs": list(done.overdue_jobs),
+        "placed_jobs": list(done.placed_jobs),
+        "ended_jobs": ended,
+        "callbacks_deleted": callbacks,
+    }

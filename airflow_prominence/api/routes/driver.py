@@ -1,0 +1,100 @@
+"""Internal routes of the driver: triggers claim, watch and ask; they never change a state themselves."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from sqlalchemy.orm import Session
+
+from airflow_prominence.api import housekeeper, runs
+from airflow_prominence.api.auth import the_driver
+from airflow_prominence.api.body import read_object
+from airflow_prominence.api.database import transact_async
+from airflow_prominence.api.errors import ApiError
+from airflow_prominence.api.hub import hub
+from airflow_prominence.store import queries, transitions
+from airflow_prominence.store.notify import JOB_CHANNEL
+from airflow_prominence.store.tables import Job
+
+router = APIRouter(tags=["driver"], dependencies=[Depends(the_driver)])
+
+#: A burst of changes is answered together: waiting this long after the first costs nobody anything (seconds).
+_GATHER_S = 0.02
+_LONGEST_WATCH_S = 55.0
+
+
+@router.post("/runs/{dag_id}/{run_id}/job", summary="The job of a run")
+async def job_of_run(dag_id: str, run_id: str) -> dict[str, Any]:
+    """Return the job a run drives; make it first if the run was started in Airflow with a document."""
+    return {"job": await transact_async(lambda session: _view(session, runs.job_of_run(session, dag_id, run_id)))}
+
+
+@router.post("/jobs/{job_id}/claim", summary="Want capacity for a job")
+async def claim(job_id: int, request: Request) -> dict[str, Any]:
+    """Register the job as wanting nodes and give it some if it is its turn."""
+    holder = str((await read_object(request)).get("holder", ""))
+    return {"job": await transact_async(lambda s: _view(s, transitions.claim(s, job_id, holder)))}
+
+
+@router.get("/jobs/{job_id}", summary="A job as its driver sees it")
+async def get_job(job_id: int) -> dict[str, Any]:
+    """Return the job with its story."""
+    return {"job": await transact_async(lambda session: _view(session, session.get(Job, job_id)))}
+
+
+@router.post("/watch", summary="Wait for changes of jobs")
+async def watch(request: Request) -> dict[str, Any]:
+    """Answer as soon as any of the jobs has another version than the given one; renews their drivers' leases."""
+    body = await read_object(request)
+    holder, known = str(body.get("holder", "")), body.get("jobs")
+    if not isinstance(known, dict) or not all(key.isdigit() and isinstance(v, int) for key, v in known.items()):
+        raise ApiError(400, "jobs: must be an object of job ids and versions")
+    have = {int(key): version for key, version in known.items()}
+    timeout = min(float(body.get("timeout", 25)), _LONGEST_WATCH_S)
+    await transact_async(lambda session: transitions.renew(session, holder, list(have)))
+
+    async def look() -> list[int]:
+        now = await transact_async(lambda session: queries.versions(session, list(have)))
+        return [job_id for job_id, version in have.items() if now.get(job_id, version) != version]
+
+    changed = await hub.wait_for(JOB_CHANNEL, list(have), look, timeout)
+    if changed:
+        await asyncio.sleep(_GATHER_S)
+        changed = await look()
+    return {"jobs": await transact_async(lambda session: _views(session, changed))}
+
+
+@router.post("/tis/cancelled", summary="A trigger was cancelled")
+async def cancelled(request: Request) -> dict[str, Any]:
+    """End the job if its task was really ended by somebody; a trigger that merely moved changes nothing."""
+    body = await read_object(request)
+    ti_id, job_id = str(body.get("ti_id", "")), int(body.get("job", 0))
+    acted = await transact_async(
+        lambda session: runs.task_cancelled(session, job_id, ti_id, int(body.get("try_number", 0)))
+    )
+    return {"acted": acted}
+
+
+@router.post("/runs/{dag_id}/{run_id}/outcome", summary="How a run ended")
+async def outcome(dag_id: str, run_id: str) -> dict[str, Any]:
+    """Tell whether the run's job completed with node success; a job whose tasks are all over is ended first."""
+    return await transact_async(lambda session: runs.outcome(session, dag_id, run_id))
+
+
+@router.post("/maintenance", summary="One round of housekeeping")
+async def maintenance() -> dict[str, Any]:
+    """Do what the API's own housekeeper does, and what needs Airflow's tables."""
+    return await transact_async(housekeeper.maintain)
+
+
+def _view(session: Session, job: Job | None) -> dict[str, Any]:
+    if job is None:
+        raise ApiError(400, "Job does not exist")
+    return queries.driver_view(session, job)
+
+
+def _views(session: Session, ids: list[int]) -> list[dict[str, Any]]:
+    jobs = [session.get(Job, job_id) for job_id in ids]
+    return [queries.driver_view(session, job) for job in jobs if job is not None]

@@ -1,0 +1,210 @@
+"""``/jobs``: submit, list, describe, delete and read the output of one's jobs (``prominence.md`` 1.1, 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from airflow_prominence.api import submission
+from airflow_prominence.api.auth import Caller, CallerDep
+from airflow_prominence.api.body import read_json
+from airflow_prominence.api.database import transact
+from airflow_prominence.api.errors import ApiError
+from airflow_prominence.api.settings import settings
+from airflow_prominence.store import queries, transitions
+from airflow_prominence.store.tables import Job
+
+router = APIRouter(tags=["jobs"])
+
+NO_JOB = "Job does not exist"
+NO_JOBS = "No such job(s)"
+
+_STATUSES = {"running": "running", "idle": "pending", "pending": "pending"}
+_PIECE = 1024 * 1024
+
+Text = Annotated[str | None, Query()]
+
+
+@router.post("/jobs", status_code=201, summary="Submit a job")
+async def create_job(
+    request: Request, caller: CallerDep, idempotency_key: Annotated[str | None, Header()] = None
+) -> JSONResponse:
+    """Validate a job document and queue it; the answer is its id."""
+    value = await read_json(request, settings().max_body)
+    job_id = await run_in_threadpool(submission.submit, value, caller, idempotency_key)
+    return JSONResponse({"id": job_id}, status_code=201)
+
+
+@router.get("/jobs", summary="List one's jobs")
+def list_jobs(
+    caller: CallerDep,
+    completed: Text = None,
+    num: Text = None,
+    every: Annotated[str | None, Query(alias="all")] = None,
+    status: Text = None,
+    name: Text = None,
+    detail: Text = None,
+    ids: Annotated[str | None, Query(alias="id")] = None,
+    constraint: Annotated[list[str] | None, Query()] = None,
+) -> Response:
+    """Return active jobs, or with ``completed`` the last ``num`` finished ones, or ``all``."""
+    want = queries.JobFilter(
+        owner=caller.name,
+        completed=_flag(completed),
+        everything=every is not None,
+        num=_count(num),
+        status=_status(status),
+        name=name,
+        constraints=_constraints(constraint or []),
+        ids=None if ids is None else _ids(ids),
+        only_job=caller.only_job,
+    )
+    if detail is not None:
+        return JSONResponse(transact(lambda session: queries.details(session, want)))
+    return Response(transact(lambda session: queries.summaries(session, want)), media_type="application/json")
+
+
+@router.delete("/jobs", summary="Delete several jobs")
+def delete_jobs(caller: CallerDep, ids: Annotated[str | None, Query(alias="id")] = None) -> JSONResponse:
+    """End the given jobs; it is enough if one of them was still active."""
+    if not ids:
+        raise ApiError(400, "a job id or list of job ids must be provided")
+    return _delete(caller, _ids(ids))
+
+
+@router.get("/jobs/{job_id}", summary="Describe a job")
+def describe_job(job_id: str, caller: CallerDep) -> JSONResponse:
+    """Return a list of one job in full, or an empty list for what isn't one's own."""
+
+    def work(session: Session) -> list[dict[str, Any]]:
+        job = _find(session, job_id, caller)
+        return [] if job is None else [queries.describe(session, job)]
+
+    return JSONResponse(transact(work))
+
+
+@router.delete("/jobs/{job_id}", summary="Delete a job")
+def delete_job(job_id: str, caller: CallerDep) -> JSONResponse:
+    """End a job: its containers are killed, its status becomes ``deleted``."""
+    return _delete(caller, _ids(job_id))
+
+
+@router.put("/jobs/{job_id}", include_in_schema=False)
+@router.patch("/jobs/{job_id}", include_in_schema=False)
+def change_job() -> JSONResponse:
+    """Refuse: jobs cannot be modified after they are created (manual 4.4)."""
+    return JSONResponse({"error": "A job cannot be changed"}, status_code=405, headers={"Allow": "GET, DELETE"})
+
+
+@router.get("/jobs/{job_id}/stdout", summary="Standard output of a job")
+def read_stdout(job_id: str, caller: CallerDep, node: Text = None, offset: Text = None) -> Response:
+    """Return the raw bytes from ``offset`` on, of node ``node`` (0), while the job runs and after."""
+    return _output(job_id, caller, "stdout", node, offset)
+
+
+@router.get("/jobs/{job_id}/stderr", summary="Standard error of a job")
+def read_stderr(job_id: str, caller: CallerDep, node: Text = None, offset: Text = None) -> Response:
+    """Return the raw bytes from ``offset`` on, of node ``node`` (0), while the job runs and after."""
+    return _output(job_id, caller, "stderr", node, offset)
+
+
+def _output(job_id: str, caller: Caller, stream: str, node: str | None, offset: str | None) -> Response:
+    node_num, start = _natural(node, "node"), _natural(offset, "offset")
+
+    def locate(session: Session) -> tuple[int, int]:
+        job = _find(session, job_id, caller)
+        if job is None:
+            raise ApiError(400, NO_JOB)
+        if node_num >= job.nodes:
+            raise ApiError(400, f"{stream} does not exist")
+        return job.id, queries.shown_attempt(session, job)
+
+    number, attempt = transact(locate)
+
+    def piece_from(position: int) -> Callable[[Session], bytes]:
+        return lambda s: queries.read_output(s, number, attempt, node_num, stream, position, _PIECE)
+
+    def pieces() -> Iterator[bytes]:
+        position = start
+        while True:
+            piece = transact(piece_from(position))
+            if not piece:
+                return
+            position += len(piece)
+            yield piece
+
+    return StreamingResponse(pieces(), media_type="text/plain; charset=utf-8")
+
+
+def _delete(caller: Caller, ids: list[int]) -> JSONResponse:
+    caller.require_act()
+    if caller.only_job is not None:
+        ids = [job_id for job_id in ids if job_id == caller.only_job]
+
+    def end(job_id: int) -> bool:
+        return transact(lambda session: transitions.delete(session, job_id, caller.name))
+
+    if not [job_id for job_id in ids if end(job_id)]:
+        raise ApiError(400, NO_JOBS)
+    return JSONResponse({})
+
+
+def _find(session: Session, job_id: str, caller: Caller) -> Job | None:
+    number = _id(job_id)
+    if number is None or caller.only_job not in (None, number):
+        return None
+    return queries.find_job(session, number, caller.name)
+
+
+def _id(text: str) -> int | None:
+    text = text.strip()
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
+
+
+def _ids(text: str) -> list[int]:
+    found = [_id(part) for part in text.split(",") if part.strip()]
+    return [number for number in found if number is not None]
+
+
+def _flag(text: str | None) -> bool:
+    return text is not None and text.lower() not in ("false", "0", "no")
+
+
+def _count(text: str | None) -> int:
+    if text is None:
+        return 1
+    try:
+        return max(-1, min(int(text), 2**31 - 1))
+    except ValueError:
+        raise ApiError(400, "num: must be a number, -1 for all") from None
+
+
+def _natural(text: str | None, what: str) -> int:
+    if text is None:
+        return 0
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise ApiError(400, f"{what}: must be a number, 0 or more")
+    return int(text)
+
+
+def _status(text: str | None) -> str | None:
+    if text is None:
+        return None
+    if text not in _STATUSES:
+        raise ApiError(400, "invalid status specified")
+    return _STATUSES[text]
+
+
+def _constraints(texts: list[str]) -> dict[str, str]:
+    wanted: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key or "=" in value or wanted.get(key.lower(), value) != value:
+            raise ApiError(400, "Invalid constraint")
+        wanted[key.lower()] = value
+    return wanted

@@ -1,0 +1,99 @@
+"""What Airflow's runs mean for jobs: whose job a run drives, and what follows when somebody ends one there."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from airflow_prominence import documents
+from airflow_prominence.api import submission
+from airflow_prominence.api.errors import ApiError
+from airflow_prominence.dags import submit as dags
+from airflow_prominence.dags.names import PHASE_TASKS
+from airflow_prominence.store import queries, transitions
+from airflow_prominence.store.phases import DONE
+from airflow_prominence.store.tables import Job
+
+log = logging.getLogger(__name__)
+
+ENDED_IN_AIRFLOW = "Job deleted by user"
+_OVER = frozenset({"failed", "upstream_failed", "skipped", "removed", "success"})
+
+
+def job_of_run(session: Session, dag_id: str, run_id: str) -> Job:
+    """Return the job a run drives; make it if the run was started in Airflow with a document in its conf.
+
+    The owner is who pressed the button, as Airflow recorded it; conf's own job id is never believed.
+    """
+    job = queries.job_of_run(session, dag_id, run_id)
+    if job is not None:
+        return job
+    run = dags.run_facts(session, dag_id, run_id)
+    if run is None:
+        raise ApiError(400, f"There is no run {run_id} of DAG {dag_id}")
+    document = run.conf.get("job")
+    if document is None:
+        raise ApiError(400, "job: is missing; give the job's document in the trigger form")
+    if not run.user:
+        raise ApiError(400, "The run was started by no user, so its job would have no owner")
+    try:
+        return submission.adopt_run(session, dag_id, run_id, document, submission.Owner(run.user))
+    except documents.DocumentError as refused:
+        raise ApiError(400, f"job.{refused}" if refused.path else f"job: {refused}") from None
+
+
+def task_cancelled(session: Session, job_id: int, ti_id: str, try_number: int) -> bool:
+    """End the job whose trigger was cancelled, if its task was failed by somebody.
+
+    A trigger is cancelled too when its triggerer was only slow and another has taken it over
+    (``mechanics.md`` 0.1): then the task instance is still deferred, and nothing happens here. A cleared task has
+    a new id and a new try, whose trigger looks after the job.
+    """
+    job = session.get(Job, job_id)
+    task = dags.find_task_instance(session, ti_id)
+    if job is None or task is None or task.try_number != try_number:
+        return False
+    if (task.dag_id, task.run_id) != (job.dag_id, job.run_id) or task.state != "failed":
+        return False
+    return transitions.delete(session, job_id, None, ENDED_IN_AIRFLOW)
+
+
+def outcome(session: Session, dag_id: str, run_id: str) -> dict[str, Any]:
+    """Tell how a run's job ended; asked when all its phase tasks are over.
+
+    A job that is not done then has nobody who would drive it: its run was ended in Airflow, so the job is, too.
+    """
+    job = queries.job_of_run(session, dag_id, run_id)
+    if job is None:
+        return {"success": False, "pending": False, "reason": "The run has no job"}
+    if job.phase != DONE:
+        states = dags.phase_task_states(session, dag_id, run_id)
+        failed_somewhere = any(states.get(task) in ("failed", "upstream_failed") for task in PHASE_TASKS)
+        if failed_somewhere and all(states.get(task) in _OVER for task in PHASE_TASKS):
+            transitions.delete(session, job.id, None, ENDED_IN_AIRFLOW)
+            job = session.get_one(Job, job.id)
+        else:
+            return {"success": False, "pending": True, "reason": f"The job is {job.status}"}
+    success = bool(job.node_success)
+    reason = job.reason or ("" if success else f"The job is {job.status} without success of all its tasks")
+    return {"success": success, "pending": False, "reason": reason}
+
+
+def end_jobs_without_run(session: Session) -> list[int]:
+    """Delete jobs whose run in Airflow is over or gone though they are not, e.g. failed before anything started."""
+    from airflow_prominence import _compat
+    from airflow_prominence.store.housekeeping import unreleased
+
+    jobs = unreleased(session)
+    states = _compat.runs_states(session, {(job.dag_id, job.run_id) for job in jobs})
+    ended = []
+    for job in jobs:
+        state = states.get((job.dag_id, job.run_id))
+        if state in ("queued", "running"):
+            continue
+        if transitions.delete(session, job.id, None, ENDED_IN_AIRFLOW):
+            log.info("job %s is ended: its run is %s", job.id, state or "gone")
+            ended.append(job.id)
+    return ended

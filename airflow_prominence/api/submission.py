@@ -1,0 +1,119 @@
+"""From a document to a queued job with its run in Airflow: validated, then all in one transaction or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from airflow.models.crypto import get_fernet
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from airflow_prominence import documents
+from airflow_prominence.api.auth import Caller
+from airflow_prominence.api.database import transact
+from airflow_prominence.api.errors import ApiError
+from airflow_prominence.api.settings import settings
+from airflow_prominence.dags.names import JOB_DAG_ID, run_id_for
+from airflow_prominence.dags.submit import submit_run
+from airflow_prominence.store.submission import KeyReused, NewJob, insert_job, job_of_key, next_id, remember_key
+from airflow_prominence.store.tables import Job
+
+_KEY_LENGTH = 250
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Whose a new job is."""
+
+    name: str
+    groups: tuple[str, ...] = ()
+    email: str | None = None
+
+
+def check(value: object) -> tuple[documents.Job, dict[str, Any]]:
+    """Return a document parsed and normalised; raise ``DocumentError`` with one sentence if it is refused."""
+    job = documents.parse_job(value, settings().limits)
+    missing = documents.unsupported(job)
+    if missing:
+        raise ApiError(400, missing)
+    if not isinstance(value, dict):
+        raise AssertionError("a parsed document is an object")
+    return job, documents.normalise(value)
+
+
+def prepare(value: object, owner: Owner) -> NewJob:
+    """Validate a document and take its secrets out, encrypted."""
+    job, document = check(value)
+    redacted, secrets = documents.extract(document)
+    fernet = get_fernet()
+    return NewJob(
+        owner=owner.name,
+        groups=owner.groups,
+        email=owner.email,
+        document=redacted,
+        secrets={path: fernet.encrypt(secret.encode()) for path, secret in secrets.items()},
+        nodes=job.resources.nodes,
+        cpus=job.resources.cpus,
+        memory_mb=job.resources.memory_mb(),
+        disk_mb=job.resources.disk_mb,
+        walltime_s=job.resources.walltime_s,
+        max_attempts=job.policies.max_attempts,
+        priority=job.policies.priority,
+        max_queue_min=job.policies.maximum_time_in_queue,
+    )
+
+
+def submit(value: object, caller: Caller, key: str | None) -> int:
+    """Make a job of a user and queue its run; return its id.
+
+    With an Idempotency-Key the same document gives the same id again, another document raises 409.
+    """
+    caller.require_submit()
+    if key is not None and not 0 < len(key) <= _KEY_LENGTH:
+        raise ApiError(400, f"Idempotency-Key: must have 1 to {_KEY_LENGTH} characters")
+    new = prepare(value, Owner(caller.name, caller.groups, caller.email))
+    digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+    def work(session: Session) -> int:
+        if key is not None:
+            known = job_of_key(session, caller.name, key, digest)
+            if known is not None:
+                return known
+        job_id = next_id(session)
+        run_id = run_id_for(job_id, new.document.get("name", ""))
+        insert_job(session, job_id, new, JOB_DAG_ID, run_id)
+        submit_run(session, dag_id=JOB_DAG_ID, run_id=run_id, conf={"job_id": job_id}, owner=caller.name)
+        if key is not None:
+            remember_key(session, caller.name, key, digest, job_id)
+        return job_id
+
+    try:
+        return _once_more_for_twins(work)
+    except KeyReused:
+        raise ApiError(409, f"Idempotency-Key: {key} was used before with another document") from None
+
+
+def _once_more_for_twins(work: Any) -> int:
+    try:
+        return int(transact(work))
+    except IntegrityError:
+        # Two requests with one new key at the same moment: the loser finds the winner's job now.
+        return int(transact(work))
+
+
+def adopt_run(session: Session, dag_id: str, run_id: str, value: object, owner: Owner) -> Job:
+    """Make the job of a run that was started in Airflow with a document in its conf."""
+    new = prepare(value, owner)
+    return insert_job(session, next_id(session), new, dag_id, run_id)
+
+
+def secrets_restored(document: Mapping[str, Any], secrets: Mapping[str, bytes]) -> dict[str, Any]:
+    """Return a stored document with its secrets in place again; for that job's agent only."""
+    fernet = get_fernet()
+    plain = {path: fernet.decrypt(ciphertext).decode() for path, ciphertext in secrets.items()}
+    restored: dict[str, Any] = documents.restore(document, plain)
+    return restored
