@@ -1,0 +1,268 @@
+"""A whole PROMINENCE API in memory, as far as the driver sees it, with switches for everything that can go wrong.
+
+It is an httpx transport: the real client talks to it with no socket in between. Jobs move only when a test moves them
+(``advance``, ``end``), as they do only when their agents report.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from airflow_prominence import tokens
+
+SECRET = "a-secret-for-tests-of-thirty-two-bytes"
+BASE_URL = "http://api.test/prominence/internal/v1"
+
+
+@dataclass
+class FakeJob:
+    """A job as the API keeps it."""
+
+    id: int
+    dag_id: str = "prominence_job"
+    run_id: str = ""
+    name: str = "calc"
+    owner: str = "alice"
+    version: int = 1
+    attempt: int = 1
+    max_attempts: int = 1
+    phase: str = "queued"
+    reason: str = ""
+    outcome: str = ""
+    node_success: bool | None = None
+    released: bool = False
+    site: str = ""
+    nodes: list[str] = field(default_factory=list)
+    image: str = "busybox"
+    events: list[dict[str, Any]] = field(default_factory=list)
+    will_retry: bool = False
+    tasks_success: bool | None = None
+    exit_codes: list[int] = field(default_factory=list)
+    claims: list[str] = field(default_factory=list)
+
+    def view(self) -> dict[str, Any]:
+        """The JobView of the routes."""
+        external = {"running": "running", "staging_out": "running", "done": self.outcome}
+        return {
+            "id": self.id,
+            "owner": self.owner,
+            "name": self.name,
+            "version": self.version,
+            "attempt": self.attempt,
+            "max_attempts": self.max_attempts,
+            "phase": self.phase,
+            "status": external.get(self.phase, "pending"),
+            "reason": self.reason,
+            "node_success": self.node_success,
+            "released": self.released,
+            "dag_id": self.dag_id,
+            "run_id": self.run_id,
+            "site": self.site,
+            "nodes": self.nodes,
+            "image": self.image,
+            "events": self.events,
+            "will_retry": self.will_retry,
+            "tasks_success": self.tasks_success,
+            "exit_codes": self.exit_codes,
+        }
+
+
+class FakeInternalApi(httpx.AsyncBaseTransport):
+    """The internal routes over a dictionary of jobs."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[int, FakeJob] = {}
+        self.has_room = True
+        self.refuse_runs: dict[str, str] = {}
+        self.outcomes: dict[str, dict[str, Any]] = {}
+        self.cancelled: list[dict[str, Any]] = []
+        self.counts: dict[str, int] = {"evicted": 0, "woken": 2}
+        # What went on.
+        self.calls: Counter[str] = Counter()
+        self.open_watches = 0
+        self.most_open_watches = 0
+        self.watched: list[dict[str, int]] = []
+        # What shall go wrong.
+        self.down_requests = 0
+        self.down_until = 0.0
+        self.errors_5xx = 0
+        self.proxy_pages = 0
+        self.drops_after_acting = 0
+        self.delay_s = 0.0
+        self.secret = SECRET
+        self._changed = asyncio.Event()
+
+    # --- what a test does --------------------------------------------------------------------------------------------
+
+    def add(self, job_id: int, **fields: Any) -> FakeJob:
+        """Make a job; its run is ``job-<id>`` unless told otherwise."""
+        job = FakeJob(job_id, **({"run_id": f"job-{job_id}"} | fields))
+        self.jobs[job_id] = job
+        return job
+
+    def change(self, job_id: int, *, event: tuple[str, str] | None = None, **fields: Any) -> FakeJob:
+        """Change a job in one step: fields, an event of its story, its version; and wake the long-polls."""
+        job = self.jobs[job_id]
+        for name, value in fields.items():
+            if not hasattr(job, name):
+                raise AttributeError(name)
+            setattr(job, name, value)
+        if event is not None:
+            job.events = [
+                *job.events,
+                {"time": time.time(), "attempt": job.attempt, "kind": event[0], "message": event[1]},
+            ]
+        job.version += 1
+        self._changed.set()
+        self._changed = asyncio.Event()
+        return job
+
+    def place(self, job_id: int, site: str = "local", node: str = "node-1") -> None:
+        """Give a job its place."""
+        self.change(job_id, phase="ready", site=site, nodes=[node], event=("ready", f"Placed at {site} on {node}"))
+
+    def advance(self, job_id: int, phase: str) -> None:
+        """Let the agent report that it has come to a phase."""
+        kinds = {"staging_in": "stage_in", "running": "running", "staging_out": "stage_out"}
+        self.change(job_id, phase=phase, event=(kinds[phase], f"The job is {phase}"))
+
+    def end(self, job_id: int, outcome: str = "completed", reason: str = "", code: int = 0, released: bool = True) -> None:
+        """End a job."""
+        self.change(
+            job_id,
+            phase="done",
+            outcome=outcome,
+            reason=reason,
+            node_success=outcome == "completed" and code == 0,
+            exit_codes=[code] if outcome == "completed" else [],
+            released=released,
+            event=("end", f"The job is {outcome}"),
+        )
+
+    def again(self, job_id: int) -> None:
+        """End an attempt of a job that has attempts left."""
+        job = self.jobs[job_id]
+        self.change(job_id, phase="queued", attempt=job.attempt + 1, site="", nodes=[], reason="")
+
+    def down_for(self, seconds: float) -> None:
+        """Answer nothing for a while."""
+        self.down_until = time.monotonic() + seconds
+
+    # --- the transport -----------------------------------------------------------------------------------------------
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Answer a request, or fail as told."""
+        path = request.url.raw_path.decode().removeprefix("/prominence/internal/v1")
+        if self.delay_s:
+            await asyncio.sleep(self.delay_s)
+        if time.monotonic() < self.down_until:
+            raise httpx.ConnectError("connection refused", request=request)
+        if self.down_requests:
+            self.down_requests -= 1
+            raise httpx.ConnectError("connection refused", request=request)
+        if self.errors_5xx:
+            self.errors_5xx -= 1
+            return httpx.Response(503, json={"error": "the database is away"})
+        if self.proxy_pages:
+            self.proxy_pages -= 1
+            return httpx.Response(404, text="<html>no such page</html>")
+        try:
+            tokens.check(request.headers["authorization"].removeprefix("Bearer "), tokens.DRIVER, self.secret)
+        except tokens.TokenRefused:
+            return httpx.Response(401, json={"error": "the token is not valid"})
+        response = await self._route(request.method, path, json.loads(request.content or b"{}"))
+        if self.drops_after_acting:
+            self.drops_after_acting -= 1
+            raise httpx.ReadError("connection reset", request=request)
+        return response
+
+    async def _route(self, method: str, path: str, body: dict[str, Any]) -> httpx.Response:
+        routes: list[tuple[str, str, Callable[..., Any]]] = [
+            ("POST", r"/runs/([^/]+)/([^/]+)/job", self._job_of_run),
+            ("POST", r"/runs/([^/]+)/([^/]+)/outcome", self._outcome),
+            ("GET", r"/jobs/(\d+)", self._job),
+            ("POST", r"/jobs/(\d+)/claim", self._claim),
+            ("POST", r"/watch", self._watch),
+            ("POST", r"/tis/cancelled", self._tis_cancelled),
+            ("POST", r"/maintenance", self._maintenance),
+        ]
+        for verb, pattern, handler in routes:
+            found = re.fullmatch(pattern, path)
+            if found and verb == method:
+                self.calls[handler.__name__.strip("_")] += 1
+                answer = handler(*found.groups(), body=body)
+                return await answer if asyncio.iscoroutine(answer) else answer
+        return httpx.Response(404, json={"error": f"no route {method} {path}"})
+
+    def _job_of_run(self, dag_id: str, run_id: str, body: dict[str, Any]) -> httpx.Response:
+        if run_id in self.refuse_runs:
+            return httpx.Response(400, json={"error": self.refuse_runs[run_id]})
+        for job in self.jobs.values():
+            if (job.dag_id, job.run_id) == (dag_id, run_id):
+                return httpx.Response(200, json={"job": job.view()})
+        return httpx.Response(400, json={"error": "the run has no job"})
+
+    def _job(self, job_id: str, body: dict[str, Any]) -> httpx.Response:
+        job = self.jobs.get(int(job_id))
+        if job is None:
+            return httpx.Response(400, json={"error": "no such job"})
+        return httpx.Response(200, json={"job": job.view()})
+
+    def _claim(self, job_id: str, body: dict[str, Any]) -> httpx.Response:
+        job = self.jobs[int(job_id)]
+        job.claims.append(body["holder"])
+        if job.phase == "queued" and self.has_room:
+            self.place(job.id)
+        elif job.phase == "queued" and job.reason != "No matching resources currently available":
+            self.change(job.id, reason="No matching resources currently available")
+        return httpx.Response(200, json={"job": job.view()})
+
+    async def _watch(self, body: dict[str, Any]) -> httpx.Response:
+        self.open_watches += 1
+        self.most_open_watches = max(self.most_open_watches, self.open_watches)
+        self.watched.append(body["jobs"])
+        deadline = time.monotonic() + body["timeout"]
+        try:
+            while True:
+                changed = self._changed
+                different = [
+                    self.jobs[int(job)].view()
+                    for job, version in body["jobs"].items()
+                    if int(job) in self.jobs and self.jobs[int(job)].version != version
+                ]
+                if different or time.monotonic() >= deadline:
+                    return httpx.Response(200, json={"jobs": different})
+                try:
+                    await asyncio.wait_for(changed.wait(), deadline - time.monotonic())
+                except asyncio.TimeoutError:
+                    continue
+                if time.monotonic() < self.down_until:
+                    raise httpx.ReadError("connection reset")
+        finally:
+            self.open_watches -= 1
+
+    def _outcome(self, dag_id: str, run_id: str, body: dict[str, Any]) -> httpx.Response:
+        told = self.outcomes.get(run_id)
+        if told is not None:
+            return httpx.Response(200, json=told)
+        for job in self.jobs.values():
+            if (job.dag_id, job.run_id) == (dag_id, run_id):
+                answer = {"success": bool(job.node_success), "pending": job.phase != "done", "reason": job.reason}
+                return httpx.Response(200, json=answer)
+        return httpx.Response(200, json={"success": False, "pending": False, "reason": "the run has no job"})
+
+    def _tis_cancelled(self, body: dict[str, Any]) -> httpx.Response:
+        self.cancelled.append(body)
+        return httpx.Response(200, json={"acted": False})
+
+    def _maintenance(self, body: dict[str, Any]) -> httpx.Response:
+        return httpx.Response(200, json=self.counts)
