@@ -1,0 +1,379 @@
+"""The guard: a process between the runner and one piece of work (a pull, or one try of one task).
+
+It is the child subreaper of everything the work starts, copies its output to the spool, and kills all of it when the
+work is over, when the runner says so, or when the runner is gone. It never outlives its work.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import selectors
+import signal
+import socket
+import subprocess
+import time
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+from . import linux
+from .cgroup import Cgroup
+from .runtimes.base import ContainerError, ContainerSpec, Launch, Runtime, RuntimeUnavailable, Usage
+from .wire import encode
+
+LEFTOVERS_GRACE_S = 0.5
+PATIENCE_S = 10.0
+READ = 64 * 1024
+
+Message = Dict[str, Any]
+
+
+class _Over(Exception):
+    """The runner is gone or wants the work to end, before it has begun."""
+
+
+class Work:
+    """What a guard can guard. `begin` runs in the guard and returns what its child is to do."""
+
+    def begin(self) -> Callable[[int], None]:
+        """A function for the forked child; it gets a descriptor to write one line of JSON to, and must not return."""
+        raise NotImplementedError
+
+    def usage(self) -> Optional[Usage]:
+        return None
+
+    def kill(self) -> None:
+        """End what is not below the guard."""
+
+    def end(self) -> None:
+        """Everything of the work is dead."""
+
+
+class Call(Work):
+    """A Python function, such as a pull, whose answer is small JSON."""
+
+    def __init__(self, function: Callable[[], Message], marker: str) -> None:
+        self._function = function
+        self._marker = marker
+
+    def begin(self) -> Callable[[int], None]:
+        def child(out: int) -> None:
+            name, _, value = self._marker.partition("=")
+            os.environ[name] = value
+            os.write(out, encode(self._function()) + b"\n")
+            os._exit(0)
+
+        return child
+
+
+class Container(Work):
+    """One try of one task."""
+
+    def __init__(self, runtime: Runtime, spec: ContainerSpec, group: Cgroup, marker: str) -> None:
+        self._runtime = runtime
+        self._spec = spec
+        self._group = group
+        self._marker = marker
+
+    def begin(self) -> Callable[[int], None]:
+        self._runtime.prepare(self._spec)
+        launch = self._runtime.launch(self._spec)
+
+        def child(out: int) -> None:
+            try:
+                _execute(launch, self._group, self._marker)
+            except OSError as error:
+                sentence = "{}: {}".format(launch.argv[0], os.strerror(error.errno or errno.ENOEXEC))
+                os.write(out, encode({"error": sentence}) + b"\n")
+            os._exit(127)
+
+        return child
+
+    def usage(self) -> Optional[Usage]:
+        return self._runtime.usage(self._spec.name)
+
+    def kill(self) -> None:
+        self._runtime.kill(self._spec.name)
+
+    def end(self) -> None:
+        self._runtime.cleanup(self._spec)
+
+
+def _execute(launch: Launch, group: Cgroup, marker: str) -> None:
+    name, _, value = marker.partition("=")
+    environment = dict(launch.env)
+    environment[name] = value
+    group.join()
+    os.umask(0o022)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    parent = os.getppid()
+    if launch.run_as is not None:
+        uid, gid = launch.run_as
+        os.setgroups([])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+    # after the change of user, which clears it
+    if not linux.die_with_parent(signal.SIGKILL, parent):
+        os._exit(137)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    os.execvpe(launch.argv[0], launch.argv, environment)
+
+
+class Guard:
+    """The guard process's own life; made and run inside it."""
+
+    def __init__(
+        self, work: Work, control: socket.socket, sources: Dict[int, int], group: Cgroup, uid: Optional[int]
+    ) -> None:
+        self._work = work
+        self._control = control
+        self._sources = sources  # read end of a pipe → file to copy to
+        self._discard: Dict[int, bool] = {}
+        self._group = group
+        self._uid = uid  # a user that is this job's alone
+        self._selector = selectors.DefaultSelector()
+        self._child = 0
+        self._code: Optional[int] = None
+        self._answer = -1
+        self._line = b""
+        self._heard = b""
+        self._grace: Optional[float] = None  # how long the work may take to end, once it must
+        self._orphaned = False
+        self._usage: Optional[Usage] = None
+        self._samples = False
+
+    def run(self, ends: Tuple[int, int]) -> int:
+        """Do the work; `ends` are the write ends of the output pipes."""
+        linux.become_subreaper()
+        wake_out, wake_in = os.pipe()
+        os.set_blocking(wake_in, False)
+        os.set_blocking(wake_out, False)
+        signal.set_wakeup_fd(wake_in)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, self._interrupted)
+        began = time.monotonic()
+        error: Optional[str] = None
+        try:
+            error = self._start(ends)
+        except _Over:
+            error = "stopped"
+        except (ContainerError, RuntimeUnavailable, OSError, subprocess.SubprocessError) as failure:
+            error = str(failure)
+        os.close(ends[0])
+        os.close(ends[1])
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        if error is None:
+            self._selector.register(wake_out, selectors.EVENT_READ, "wake")
+            self._selector.register(self._control, selectors.EVENT_READ, "control")
+            for fd in self._sources:
+                os.set_blocking(fd, False)
+                self._selector.register(fd, selectors.EVENT_READ, "output")
+            self._watch()
+        wall = time.monotonic() - began
+        self._kill_all(LEFTOVERS_GRACE_S if self._grace is None else 0.0)
+        for fd in list(self._sources):
+            self._copy(fd, all_of_it=True)
+        self._finish()
+        result = self._result(error, wall)
+        if not self._orphaned:
+            try:
+                self._control.sendall(encode({"result": result}) + b"\n")
+            except OSError:
+                return 1
+        return 0
+
+    def _interrupted(self, *_: object) -> None:
+        raise _Over
+
+    def _start(self, ends: Tuple[int, int]) -> Optional[str]:
+        child = self._work.begin()
+        out, into = os.pipe()
+        self._child = os.fork()
+        if self._child == 0:
+            try:
+                signal.set_wakeup_fd(-1)
+                for signum in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+                    signal.signal(signum, signal.SIG_DFL)
+                os.setsid()
+                os.dup2(ends[0], 1)
+                os.dup2(ends[1], 2)
+                child(into)
+            finally:
+                os._exit(126)
+        os.close(into)
+        self._answer = out
+        os.set_blocking(out, False)
+        self._selector.register(out, selectors.EVENT_READ, "answer")
+        return None
+
+    def _watch(self) -> None:
+        """Until the child has ended, or must."""
+        first = self._work.usage() if isinstance(self._work, Container) else None
+        self._samples = first is not None
+        asked: Optional[float] = None
+        while self._code is None:
+            now = time.monotonic()
+            if self._grace is not None:
+                if asked is None:
+                    asked = now
+                    self._ask()
+                if now - asked >= self._grace:
+                    return
+            timeout = 1.0 if self._samples else None
+            if asked is not None and self._grace is not None:
+                timeout = max(0.0, asked + self._grace - now)
+            for key, _ in self._selector.select(timeout):
+                self._event(key.data, key.fd)
+            if self._samples:
+                self._usage = self._work.usage() or self._usage
+            self._reap()
+
+    def _event(self, kind: str, fd: int) -> None:
+        if kind == "output":
+            self._copy(fd)
+        elif kind == "wake":
+            os.read(fd, 4096)
+        elif kind == "answer":
+            self._read_answer()
+        elif kind == "control":
+            self._listen()
+
+    def _read_answer(self) -> None:
+        try:
+            data = os.read(self._answer, READ)
+        except BlockingIOError:
+            return
+        self._line += data
+        if not data and self._answer in self._selector.get_map():
+            self._selector.unregister(self._answer)
+
+    def _listen(self) -> None:
+        try:
+            data = self._control.recv(READ)
+        except OSError:
+            data = b""
+        if not data:
+            # the runner is dead: nobody will count, limit or stop this work any more
+            self._orphaned = True
+            self._grace = 0.0
+            self._selector.unregister(self._control)
+            return
+        self._heard += data
+        *lines, self._heard = self._heard.split(b"\n")
+        for line in lines:
+            message = json.loads(line)
+            if "kill" in message:
+                self._grace = float(message["kill"])
+            if "discard" in message:
+                self._discard[int(message["discard"])] = True
+
+    def _copy(self, fd: int, all_of_it: bool = False) -> None:
+        target = self._sources.get(fd)
+        if target is None:
+            return
+        for _ in range(1 << 40 if all_of_it else 16):
+            try:
+                data = os.read(fd, READ)
+            except BlockingIOError:
+                return
+            if not data:
+                if fd in self._selector.get_map():
+                    self._selector.unregister(fd)
+                del self._sources[fd]
+                return
+            if not self._discard.get(target):
+                _write_all(target, data)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                if self._code is None:
+                    self._code = 137
+                return
+            if pid == 0:
+                return
+            if pid == self._child:
+                self._code = linux.exit_code(status)
+
+    def _ask(self) -> None:
+        """SIGTERM, to give the work a chance to tidy up."""
+        tree = linux.descendants(os.getpid())
+        inner = [found.pid for found in tree if found.pid != self._child]
+        # a container's outer process would take its inside down at once, so it is asked only when it is alone
+        linux.send(inner or [self._child], signal.SIGTERM)
+
+    def _living(self) -> List[int]:
+        tree = {found.pid for found in linux.descendants(os.getpid()) if found.state not in "ZX"}
+        return sorted(tree | {pid for pid in self._group.members() if pid not in tree})
+
+    def _kill_all(self, grace_s: float) -> None:
+        """Nothing of the tree survives this: the leftovers are asked, then killed until none is found."""
+        self._reap()
+        if self._living() and grace_s:
+            linux.send(self._living(), signal.SIGTERM)
+            end = time.monotonic() + grace_s
+            while self._living() and time.monotonic() < end:
+                for fd in list(self._sources):
+                    self._copy(fd)
+                time.sleep(0.01)
+                self._reap()
+        end = time.monotonic() + PATIENCE_S
+        if self._code is None:
+            self._work.kill()
+        while True:
+            self._group.kill(1.0)
+            if self._uid is not None and self._living():
+                linux.kill_user(self._uid)
+            left = self._living()
+            linux.send(left, signal.SIGKILL)
+            self._reap()
+            if not left or time.monotonic() > end:
+                return
+            time.sleep(0.005)
+
+    def _finish(self) -> None:
+        self._read_answer_rest()
+        try:
+            self._work.end()
+        except (OSError, ContainerError, RuntimeUnavailable, subprocess.SubprocessError) as failure:
+            print("cleanup: {}".format(failure))
+
+    def _read_answer_rest(self) -> None:
+        if self._answer >= 0:
+            before = -1
+            while before != len(self._line):
+                before = len(self._line)
+                self._read_answer()
+
+    def _result(self, error: Optional[str], wall: float) -> Message:
+        own = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu, rss = own.ru_utime + own.ru_stime, int(own.ru_maxrss)
+        if self._usage is not None:
+            cpu, rss = max(cpu, self._usage.cpu_s), max(rss, self._usage.max_rss_kb)
+        answer: Message = json.loads(self._line) if self._line.endswith(b"\n") else {}
+        if error is None and "error" in answer and isinstance(self._work, Container):
+            error = str(answer["error"])
+        return {
+            "code": 137 if self._code is None else self._code,
+            "wall": wall,
+            "cpu": cpu,
+            "max_rss_kb": rss,
+            "error": error,
+            "answer": answer,
+            "left": self._living(),
+        }
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(fd, view) :]
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            return  # the node's disk is full: the job goes on, its output has a gap

@@ -1,0 +1,326 @@
+"""One attempt of one job, step by step: stage in, pull, tasks. What comes out is an Outcome, never an exception."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import posixpath
+import time
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+from . import facts, spool, stage
+from .assignment import Assignment, Task
+from .cgroup import Cgroup
+from .guard import Call, Container
+from .images.cache import ImageCache
+from .images.model import Credential, Image, PullError
+from .limits import DiskWatch
+from .node import Node
+from .paths import LeasePaths
+from .runtimes.base import HOME, TMP, ContainerSpec, RuntimeUnavailable
+from .supervise import GuardFailed, Interrupted, Supervisor
+from .users import User
+
+PULL_FAILED = "Container image pull failed"
+EXEC_FAILED = "Unable to execute task(s)"
+STAGE_FAILED = "Artifact download failed"
+
+
+class JobFailed(Exception):
+    """The job cannot go on; the reason is one of the contract's, the message a line of its story."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+@dataclass(frozen=True)
+class Outcome:
+    status: str
+    reason: str
+    node_success: bool
+    stale: bool = False
+
+
+@dataclass
+class TaskState:
+    """What is known of one task so far."""
+
+    image: Optional[Image] = None
+    pull: Dict[str, Any] = field(default_factory=dict)
+    usage: Dict[str, Any] = field(default_factory=dict)
+
+    def execution(self) -> Dict[str, Any]:
+        return dict(self.pull, **self.usage)
+
+
+class Job:
+    def __init__(
+        self,
+        paths: LeasePaths,
+        assignment: Assignment,
+        user: User,
+        group: Cgroup,
+        node: Node,
+        supervisor: Supervisor,
+        reports: spool.Writer,
+    ) -> None:
+        self._paths = paths
+        self._assignment = assignment
+        self._user = user
+        self._group = group
+        self._node = node
+        self._supervisor = supervisor
+        self._reports = reports
+        self._tasks = [TaskState() for _ in assignment.tasks]
+        self._cache: Optional[ImageCache] = None
+        self._folders: Optional[stage.JobFolders] = None
+        self._stage_in_s = 0.0
+
+    def run(self) -> Outcome:
+        try:
+            self._stage_in()
+            for index, task in enumerate(self._assignment.tasks):
+                self._pull(index, task)
+            success = self._run_tasks()
+        except JobFailed as failure:
+            self._reports.add("log", {"message": failure.message})
+            return Outcome("failed", failure.reason, False)
+        except GuardFailed as failure:
+            self._reports.add("log", {"message": str(failure)})
+            return Outcome("failed", EXEC_FAILED, False)
+        except Interrupted as interruption:
+            return Outcome(interruption.status, interruption.reason, False, interruption.stale)
+        return Outcome("completed", "", success)
+
+    # -- stage in and pull
+
+    def _stage_in(self) -> None:
+        began = time.monotonic()
+        self._reports.add("stage_in")
+        try:
+            self._folders = stage.make(self._paths.job, self._user)
+            stage.write_inputs(self._assignment.inputs, self._folders.home, self._user)
+        except stage.BadInput as error:
+            raise JobFailed(STAGE_FAILED, str(error)) from error
+        except OSError as error:
+            raise JobFailed(EXEC_FAILED, "the job's folder can't be made: {}".format(error)) from error
+        streams = [spool.stream_path(self._paths.spool, name) for name in spool.STREAMS]
+        disk = self._assignment.resources.disk_mb
+        self._supervisor.disk = DiskWatch([self._paths.job], streams, disk)
+        if self._assignment.inputs:
+            self._stage_in_s = time.monotonic() - began
+
+    def _pull(self, index: int, task: Task) -> None:
+        command = self._node.runtimes.get(task.runtime)
+        if command is None:
+            raise JobFailed(EXEC_FAILED, "runtime {!r} is not available on this node".format(task.runtime))
+        state = self._tasks[index]
+        for earlier in range(index):
+            other = self._assignment.tasks[earlier]
+            if (other.image, other.runtime) == (task.image, task.runtime):
+                state.image = self._tasks[earlier].image
+                self._pulled(index, "cached", -1)
+                return
+        if self._cache is None:
+            self._cache = self._node.cache()
+        cache = self._cache
+        credential = None
+        if task.credential is not None:
+            credential = Credential(task.credential.username, task.credential.token)
+
+        def pull() -> Dict[str, Any]:
+            lines: List[str] = []
+            try:
+                image, status = self._node.runtime(str(command)).pull(task.image, cache, credential, lines.append)
+            except PullError as error:
+                return {"failed": error.last_line, "log": lines[-20:]}
+            except RuntimeUnavailable as error:
+                return {"failed": str(error), "log": lines[-20:]}
+            return {"image": dataclasses.asdict(image), "status": status, "log": lines[-20:]}
+
+        began = time.monotonic()
+        result = self._supervisor.guarded(Call(pull, self._paths.marker))
+        seconds = time.monotonic() - began
+        answer = result["answer"]
+        if "image" not in answer:
+            why = str(answer.get("failed") or result["error"] or "the pull ended with {}".format(result["code"]))
+            self._pulled(index, "failed", seconds)
+            raise JobFailed(PULL_FAILED, why)
+        image = Image(**answer["image"])
+        if image.sha256:
+            # the one who pulled is gone, and its hold on the image with it
+            image = cache.held(image.sha256, image.name) or image
+        state.image = image
+        cached = answer["status"] == "cached"
+        self._pulled(index, str(answer["status"]), -1 if cached else seconds, image.sha256)
+
+    def _pulled(self, index: int, status: str, seconds: float, sha256: Optional[str] = None) -> None:
+        state = self._tasks[index]
+        sha256 = sha256 or (state.image.sha256 if state.image is not None else None)
+        state.pull = {"imagePullStatus": status, "imagePullTime": round(seconds, 3)}
+        report = {"task": index, "status": status, "seconds": round(seconds, 3)}
+        if sha256:
+            state.pull["imageSha256"] = sha256
+            report["sha256"] = sha256
+        self._reports.add("pulled", report)
+
+    # -- tasks
+
+    def _run_tasks(self) -> bool:
+        self._supervisor.check()
+        self._reports.add("running")
+        deadline = time.monotonic() + self._assignment.resources.walltime_s
+        success = True
+        for index, task in enumerate(self._assignment.tasks):
+            if self._run_task(index, task, deadline) != 0:
+                success = False
+                if not self._assignment.ignore_task_failures:
+                    break
+        return success
+
+    def _run_task(self, index: int, task: Task, deadline: float) -> int:
+        state = self._tasks[index]
+        code, retries = 0, 0
+        for attempt in range(self._assignment.task_retries + 1):
+            retries = attempt
+            code = self._try(index, task, attempt, deadline)
+            if code == 0 or time.monotonic() >= deadline:
+                break
+        usage = state.usage
+        self._reports.add(
+            "task",
+            {
+                "task": index,
+                "exit_code": code,
+                "wall": usage["wallTimeUsage"],
+                "cpu": usage["cpuTimeUsage"],
+                "max_rss_kb": usage["maxResidentSetSizeKB"],
+                "retries": retries,
+            },
+        )
+        return code
+
+    def _try(self, index: int, task: Task, attempt: int, deadline: float) -> int:
+        runtime = self._node.runtime(self._node.runtimes[task.runtime])
+        spec = self._spec(index, task, attempt)
+        with open(self._paths.containers, "a", encoding="utf-8") as handle:
+            handle.write(json.dumps({"runtime": runtime.name, "name": spec.name}) + "\n")
+        work = Container(runtime, spec, self._group, self._paths.marker)
+        began = time.monotonic()
+        try:
+            result = self._supervisor.guarded(work, deadline, limited=True)
+        except Interrupted as interruption:
+            killed = interruption.args[1] if len(interruption.args) > 1 else {}
+            self._used(index, attempt, killed or {"code": 137, "wall": time.monotonic() - began})
+            raise
+        if result["error"] is not None:
+            raise JobFailed(EXEC_FAILED, str(result["error"]))
+        self._used(index, attempt, result)
+        if self._group.oom_kills():
+            raise Interrupted("killed", "Job used too much memory")
+        return int(result["code"])
+
+    def _used(self, index: int, attempt: int, result: Mapping[str, Any]) -> None:
+        self._tasks[index].usage = {
+            "exitCode": int(result["code"]),
+            "wallTimeUsage": round(float(result["wall"]), 3),
+            "cpuTimeUsage": round(float(result.get("cpu", 0.0)), 3),
+            "maxResidentSetSizeKB": int(result.get("max_rss_kb", 0)),
+            "retries": attempt,
+        }
+
+    def _spec(self, index: int, task: Task, attempt: int) -> ContainerSpec:
+        image, folders = self._tasks[index].image, self._folders
+        if image is None or folders is None:
+            raise JobFailed(EXEC_FAILED, "task {} has no image".format(index))
+        resources = self._assignment.resources
+        workdir = posixpath.normpath(posixpath.join(HOME, task.workdir or ""))
+        return ContainerSpec(
+            name="p{}-{}-{}".format(self._assignment.lease, index, attempt),
+            image=image,
+            argv=None if task.argv is None else list(task.argv),
+            env=self._environment(index, task),
+            workdir="/" + workdir.lstrip("/"),
+            home=folders.home,
+            tmp=folders.tmp,
+            binds=[],
+            uid=self._user.uid,
+            gid=self._user.gid,
+            memory_mb=resources.memory_mb,
+            cpus=resources.cpus,
+            writable=task.runtime == "udocker",
+            scratch=folders.scratch,
+        )
+
+    def _environment(self, index: int, task: Task) -> Dict[str, str]:
+        environment = dict(task.env)
+        environment.update(self._assignment.env)
+        environment.update(
+            {
+                "HOME": HOME,
+                "TMP": TMP,
+                "TEMP": TMP,
+                "TMPDIR": TMP,
+                "USER": "user",
+                "PROMINENCE_TOKEN": self._assignment.token,
+                "PROMINENCE_TASK_NUM": str(index),
+                "PROMINENCE_CONTAINER_RUNTIME": task.runtime,
+                "PROMINENCE_LEASE": self._assignment.lease,
+            }
+        )
+        return environment
+
+    # -- the account of it
+
+    def execution(self) -> Dict[str, Any]:
+        resources = self._assignment.resources
+        versions: Dict[str, str] = {}
+        for task in self._assignment.tasks:
+            command = self._node.runtimes.get(task.runtime)
+            if command is not None:
+                versions[task.runtime] = "{} {}".format(command, self._node.version(command)).strip()
+        found: Dict[str, Any] = {
+            "provisionedResources": {
+                "cpus": resources.cpus,
+                "memory": _whole(resources.memory_mb / 1024),
+                "disk": _whole(resources.disk_mb / 1024),
+                "nodes": self._assignment.nodes,
+            },
+            "cpu": facts.processor(),
+            "runtimeVersion": versions,
+            "maxMemoryUsageKB": self._max_memory_kb(),
+            "tasks": [state.execution() for state in self._tasks if state.pull],
+        }
+        if self._stage_in_s > 0:
+            found["stageInTime"] = round(self._stage_in_s, 3)
+        return found
+
+    def _max_memory_kb(self) -> int:
+        candidates = [int(state.usage.get("maxResidentSetSizeKB", 0)) for state in self._tasks]
+        candidates.append(self._supervisor.memory.peak_kb)
+        candidates.append(self._group.peak_kb() or 0)
+        return max(candidates)
+
+
+def _whole(number: float) -> float:
+    return int(number) if number == int(number) else round(number, 3)
+
+
+def tail_wanted(outcome: Outcome) -> bool:
+    return outcome.status != "completed" or not outcome.node_success
+
+
+def end_report(job: Job, outcome: Outcome, folder: str) -> Tuple[str, Dict[str, Any]]:
+    data: Dict[str, Any] = {
+        "status": outcome.status,
+        "reason": outcome.reason,
+        "node_success": outcome.node_success,
+        "execution": job.execution(),
+    }
+    if tail_wanted(outcome):
+        data["tail"] = spool.tail(folder)
+    return "end", data

@@ -1,0 +1,96 @@
+"""The agent's own watch over a job's memory and disk, for nodes where the kernel does not do it for us."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Iterable, Iterator, List, Optional, Set, Tuple
+
+from . import linux
+
+
+class MemoryWatch:
+    """The memory of a process tree, in KB, and the most it has been."""
+
+    def __init__(self, limit_mb: int) -> None:
+        self._limit_kb = limit_mb * 1024
+        self.peak_kb = 0
+
+    def exceeded(self, root: int) -> bool:
+        tree = [found for found in linux.descendants(root) if found.state not in "ZX"]
+        used = sum(found.rss_kb for found in tree)
+        if used > self._limit_kb:
+            # resident sizes count a shared page once for each process: ask for the real share before killing
+            used = sum(_share_kb(found) for found in tree)
+        self.peak_kb = max(self.peak_kb, used)
+        return used > self._limit_kb
+
+
+def _share_kb(found: linux.Stat) -> int:
+    try:
+        with open("/proc/{}/smaps_rollup".format(found.pid)) as handle:
+            for line in handle:
+                if line.startswith("Pss:"):
+                    return int(line.split()[1])
+    except OSError:
+        pass
+    return found.rss_kb
+
+
+class DiskWatch:
+    """Adds up what lies below some folders, a slice of work at a time so that no timer of its caller is late."""
+
+    def __init__(self, folders: Iterable[str], files: Iterable[str], limit_mb: int) -> None:
+        self._folders = list(folders)
+        self._files = list(files)
+        self._limit = limit_mb * 1024 * 1024
+        self._walk: Optional[Iterator[int]] = None
+        self._total = 0
+        self._spent = 0.0
+        self._next = 0.0
+
+    def _sizes(self) -> Iterator[int]:
+        seen: Set[Tuple[int, int]] = set()
+        stack: List[str] = list(self._folders)
+        for path in self._files:
+            try:
+                yield os.stat(path).st_blocks * 512
+            except OSError:
+                continue
+        while stack:
+            try:
+                with os.scandir(stack.pop()) as entries:
+                    for entry in entries:
+                        try:
+                            found = entry.stat(follow_symlinks=False)
+                            if entry.is_dir(follow_symlinks=False):
+                                stack.append(entry.path)
+                        except OSError:
+                            continue
+                        if found.st_nlink > 1 and not entry.is_dir(follow_symlinks=False):
+                            if (found.st_dev, found.st_ino) in seen:
+                                continue
+                            seen.add((found.st_dev, found.st_ino))
+                        yield found.st_blocks * 512
+            except OSError:
+                continue  # removed while we looked, or closed by its owner
+
+    def exceeded(self, slice_s: float = 0.02) -> bool:
+        """Go on counting for a slice of time; True once a count passes the limit."""
+        now = time.monotonic()
+        if self._walk is None:
+            if now < self._next:
+                return False
+            self._walk, self._total, self._spent = self._sizes(), 0, 0.0
+        for size in self._walk:
+            self._total += size
+            if self._total > self._limit:
+                return True
+            if time.monotonic() - now > slice_s:
+                self._spent += slice_s
+                return False
+        self._spent += time.monotonic() - now
+        self._walk = None
+        # never more than a twentieth of our time on counting
+        self._next = time.monotonic() + max(1.0, 20 * self._spent)
+        return False

@@ -1,0 +1,50 @@
+"""What the node's service has found out about its machine and left for the runners."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Any, Dict, Mapping, Optional
+
+from .images.cache import ImageCache
+from .paths import read_json, write_atomic
+from .runtimes.base import Runtime
+from .runtimes.loading import load
+
+
+@dataclass(frozen=True)
+class Node:
+    """`runtimes` maps a document's word to the command that serves it; `info` is what the self-test said of each."""
+
+    state: str
+    runtimes: Mapping[str, str]
+    info: Mapping[str, Any]
+    images_dir: Optional[str]
+    engine_dir: Optional[str]
+
+    @classmethod
+    def read(cls, state: str) -> Node:
+        found = read_json(os.path.join(state, "node.json"))
+        if found is None:
+            raise FileNotFoundError("{}: no agent has served this folder yet".format(state))
+        return cls(state, found["runtimes"], found["info"], found["images_dir"], found["engine_dir"])
+
+    def write(self) -> None:
+        facts = {
+            "runtimes": dict(self.runtimes),
+            "info": dict(self.info),
+            "images_dir": self.images_dir,
+            "engine_dir": self.engine_dir,
+        }
+        write_atomic(os.path.join(self.state, "node.json"), json.dumps(facts))
+
+    def runtime(self, command: str) -> Runtime:
+        return load(command, self.engine_dir)
+
+    def version(self, command: str) -> str:
+        return str(self.info.get(command, {}).get("version") or "")
+
+    def cache(self) -> ImageCache:
+        images = self.images_dir or os.path.join(self.state, "images")
+        return ImageCache(os.path.join(self.state, "cache"), images_dir=images)

@@ -1,0 +1,152 @@
+"""Where the agent keeps things below its state folder, and how they are written so that a crash leaves no half file."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from typing import Any, Dict, List, Optional
+
+from . import linux
+
+_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
+
+
+class BadLease(ValueError):
+    """A lease id that cannot be a folder's name."""
+
+
+def write_atomic(path: str, text: str, sync: bool = True) -> None:
+    """The file, readable by us alone, is the old one or the new one; with `sync` even when the machine stops."""
+    partial = "{}.{}.part".format(path, os.getpid())
+    fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "w", encoding="utf-8") as handle:
+        handle.write(text)
+        handle.flush()
+        if sync:
+            os.fsync(handle.fileno())
+    os.replace(partial, path)
+
+
+def read_json(path: str) -> Optional[Dict[str, Any]]:
+    """None when the file is not there."""
+    try:
+        with open(path, encoding="utf-8") as handle:
+            found = json.load(handle)
+    except FileNotFoundError:
+        return None
+    if not isinstance(found, dict):
+        raise ValueError("{}: not a JSON object".format(path))
+    return found
+
+
+@dataclass(frozen=True)
+class LeasePaths:
+    """The record of one lease, and the folder of its job."""
+
+    state: str
+    lease: str
+
+    def __post_init__(self) -> None:
+        if not _SAFE.match(self.lease):
+            raise BadLease("lease: {!r} is not a plain name".format(self.lease))
+
+    @property
+    def record(self) -> str:
+        return os.path.join(self.state, "leases", self.lease)
+
+    @property
+    def assignment(self) -> str:
+        return os.path.join(self.record, "assignment.json")
+
+    @property
+    def spool(self) -> str:
+        return os.path.join(self.record, "spool")
+
+    @property
+    def runner(self) -> str:
+        return os.path.join(self.record, "runner.pid")
+
+    @property
+    def guard(self) -> str:
+        return os.path.join(self.record, "guard.pid")
+
+    @property
+    def stop(self) -> str:
+        return os.path.join(self.record, "stop")
+
+    @property
+    def lost(self) -> str:
+        return os.path.join(self.record, "lost")
+
+    @property
+    def ended(self) -> str:
+        return os.path.join(self.record, "ended")
+
+    @property
+    def user(self) -> str:
+        return os.path.join(self.record, "user")
+
+    @property
+    def containers(self) -> str:
+        return os.path.join(self.record, "containers")
+
+    @property
+    def log(self) -> str:
+        return os.path.join(self.record, "runner.log")
+
+    @property
+    def job(self) -> str:
+        return os.path.join(self.state, "jobs", self.lease)
+
+    @property
+    def marker(self) -> str:
+        return "PROMINENCE_LEASE=" + self.lease
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process by pid, start time and boot, so that a reused pid is never taken for it."""
+
+    pid: int
+    start: int
+    boot: str
+
+    @classmethod
+    def of(cls, pid: int) -> Process:
+        found = linux.stat(pid)
+        return cls(pid, found.start if found is not None else -1, linux.boot_id())
+
+    @property
+    def alive(self) -> bool:
+        found = linux.stat(self.pid)
+        return (
+            found is not None
+            and found.start == self.start
+            and found.state not in "ZX"
+            and self.boot == linux.boot_id()
+        )
+
+    def write(self, path: str, sync: bool = True) -> None:
+        write_atomic(path, json.dumps({"pid": self.pid, "start": self.start, "boot": self.boot}), sync)
+
+    @classmethod
+    def read(cls, path: str) -> Optional[Process]:
+        found = read_json(path)
+        return None if found is None else cls(int(found["pid"]), int(found["start"]), str(found["boot"]))
+
+
+def make_state(state: str) -> None:
+    """The folders of a node. Jobs' own users pass through `jobs`; nobody else reads `leases`."""
+    for path, mode in ((state, 0o711), ("leases", 0o700), ("jobs", 0o711), ("cache", 0o755)):
+        full = os.path.join(state, path)
+        os.makedirs(full, exist_ok=True)
+        os.chmod(full, mode)
+
+
+def leases(state: str) -> List[str]:
+    """Ids of all leases with a record on this node."""
+    folder = os.path.join(state, "leases")
+    found = sorted(name for name in os.listdir(folder) if _SAFE.match(name))
+    return [name for name in found if os.path.exists(os.path.join(folder, name, "assignment.json"))]

@@ -1,0 +1,100 @@
+"""One lease's runner: the life of one attempt of one job on this node, or what a dead runner has left to do."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Callable, Optional
+
+from . import assignment, jobrun, linux, report, spool, sweep, users
+from .cgroup import Cgroup
+from .node import Node
+from .paths import LeasePaths, Process, write_atomic
+from .supervise import Supervisor
+
+OK = 0
+FAILED = 1
+LOST = 4
+
+
+def _load(paths: LeasePaths) -> assignment.Assignment:
+    with open(paths.assignment, encoding="utf-8") as handle:
+        return assignment.parse(handle.read())
+
+
+def run(state: str, lease: str) -> int:
+    """The whole job. The caller has made sure that this lease was never started before."""
+    paths = LeasePaths(state, lease)
+    os.umask(0o077)
+    linux.set_title("prominence-agent run --lease " + lease)
+    wanted = _load(paths)
+    node = Node.read(state)
+    user = users.claim(paths)
+    group = Cgroup.create(sweep.group_name(paths), wanted.resources.memory_mb)
+    reports = spool.Writer(paths.spool)
+    supervisor = Supervisor(paths, wanted, user, group)
+    supervisor.start_reporter()
+    job = jobrun.Job(paths, wanted, user, group, node, supervisor, reports)
+    outcome = job.run()
+    if not outcome.stale:
+        reports.add(*jobrun.end_report(job, outcome, paths.spool))
+    _tidy(paths)
+    if outcome.stale:
+        sweep.close(paths, {"stale": True})
+        return OK
+    return _closed(paths, supervisor.wait_delivered())
+
+
+def _tidy(paths: LeasePaths) -> None:
+    linux.kill_branded(linux.Brand(paths.marker, _own_uid(paths)))
+    sweep.remove(paths)
+    spool.mark_swept(paths.spool)
+
+
+def _own_uid(paths: LeasePaths) -> Optional[int]:
+    user = users.User.read(paths)
+    return user.uid if user is not None and user.own else None
+
+
+def _closed(paths: LeasePaths, code: int) -> int:
+    sweep.close(paths, {"delivered": code == report.DELIVERED, "stale": code == report.STALE})
+    return OK
+
+
+def recover(state: str, lease: str) -> int:
+    """After a runner's death: nothing of the job survives; its end is delivered, or it is marked as lost."""
+    paths = LeasePaths(state, lease)
+    os.umask(0o077)
+    linux.set_title("prominence-agent run --lease {} --deliver-only".format(lease))
+    try:
+        node: Optional[Node] = Node.read(state)
+    except FileNotFoundError:
+        node = None
+    left = sweep.kill(paths, node)
+    if left:
+        print("processes {} would not die".format(left))
+    sweep.remove(paths)
+    if not sweep.has_ended(paths):
+        write_atomic(paths.lost, json.dumps({"reason": "runner and guard are dead"}))
+        return LOST
+    spool.mark_swept(paths.spool)
+    delivery = report.Delivery(_load(paths), paths.spool, lambda message: None)
+    return _closed(paths, delivery.run())
+
+
+def main(state: str, lease: str, deliver_only: bool) -> int:
+    """The command line's way in, for a lease whose assignment is on disk; `serve` forks instead."""
+    paths = LeasePaths(state, lease)
+    before = Process.read(paths.runner)
+    if before is not None and before.alive:
+        print("lease: {} is being run by process {}".format(lease, before.pid))
+        return FAILED
+    if os.path.exists(paths.ended):
+        print("lease: {} has ended".format(lease))
+        return FAILED
+    if before is not None and not deliver_only:
+        print("lease: {} was started before and is never started twice; use --deliver-only".format(lease))
+        return FAILED
+    body: Callable[[str, str], int] = recover if deliver_only else run
+    Process.of(os.getpid()).write(paths.runner)
+    return body(state, lease)

@@ -1,0 +1,126 @@
+"""The folders of one job: made, filled with its inputs, and removed with everything that is in them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import shutil
+import stat
+import sys
+from dataclasses import dataclass
+from typing import Any, Callable, Iterable, List
+
+from . import linux
+from .assignment import Input
+from .users import User
+
+
+class BadInput(ValueError):
+    """One sentence naming the input."""
+
+
+@dataclass(frozen=True)
+class JobFolders:
+    root: str
+    home: str
+    tmp: str
+    scratch: str
+
+
+def make(root: str, user: User) -> JobFolders:
+    """Fresh folders that only the job's user can enter."""
+    folders = JobFolders(root, *(os.path.join(root, name) for name in ("home", "tmp", "scratch")))
+    for path in (folders.root, folders.home, folders.tmp, folders.scratch):
+        os.mkdir(path, 0o700)
+        os.chmod(path, 0o700)
+        os.chown(path, user.uid, user.gid)
+    return folders
+
+
+def _parts(filename: str) -> List[str]:
+    parts = filename.split("/")
+    if not filename or "\0" in filename or any(part in ("", ".", "..") for part in parts):
+        raise BadInput("inputs: filename {!r} must be a plain relative path".format(filename))
+    return parts
+
+
+def write_inputs(inputs: Iterable[Input], home: str, user: User) -> None:
+    """Inputs go below `home` and nowhere else: no path part is ever followed through a link."""
+    for item in inputs:
+        parts = _parts(item.filename)
+        try:
+            content = base64.b64decode(item.content, validate=True)
+        except binascii.Error as error:
+            raise BadInput("inputs: content of {!r} is not base64".format(item.filename)) from error
+        try:
+            _write(parts, content, item.executable, home, user)
+        except OSError as error:
+            raise BadInput("inputs: {!r} can't be written: {}".format(item.filename, error.strerror)) from error
+
+
+def _write(parts: List[str], content: bytes, executable: bool, home: str, user: User) -> None:
+    folder = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in parts[:-1]:
+            try:
+                os.mkdir(part, 0o700, dir_fd=folder)
+                os.chown(part, user.uid, user.gid, dir_fd=folder, follow_symlinks=False)
+            except FileExistsError:
+                pass
+            below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            os.close(folder)
+            folder = below
+        # the same name twice: the later one wins, as it does where a document's inputs are copied in order
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(parts[-1], flags, 0o600, dir_fd=folder)
+        with os.fdopen(fd, "wb") as handle:
+            handle.write(content)
+            os.fchmod(handle.fileno(), 0o755 if executable else 0o644)
+            os.fchown(handle.fileno(), user.uid, user.gid)
+    finally:
+        os.close(folder)
+
+
+def _mounts_below(root: str) -> List[str]:
+    found: List[str] = []
+    with open("/proc/self/mountinfo") as handle:
+        for line in handle:
+            point = line.split()[4].encode().decode("unicode_escape")
+            if point.startswith(root + "/"):
+                found.append(point)
+    return sorted(found, reverse=True)
+
+
+def remove(root: str) -> bool:
+    """Remove a job's folder whatever the job has made of it; False when something of it stays."""
+    root = os.path.abspath(root)
+    if os.geteuid() == 0:
+        for point in _mounts_below(root):
+            linux.detach_mount(point)
+
+    def retry(function: Callable[..., Any], path: str, error: object) -> None:
+        """A folder that its owner has closed hides its content even from the owner."""
+        parent = os.path.dirname(path)
+        for folder in (parent, path):
+            try:
+                if stat.S_ISDIR(os.lstat(folder).st_mode) and folder.startswith(root):
+                    os.chmod(folder, 0o700)
+            except OSError:
+                return
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            try:
+                os.unlink(path)
+            except OSError:
+                return
+
+    for _ in range(3):
+        if not os.path.lexists(root):
+            return True
+        if sys.version_info >= (3, 12):
+            shutil.rmtree(root, onexc=retry)
+        else:
+            shutil.rmtree(root, onerror=retry)
+    return not os.path.lexists(root)

@@ -1,0 +1,88 @@
+"""Makes sure that nothing of a lease is left on the node: no process, no container, no folder, no user id."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from typing import Any, Dict, List, Optional
+
+from . import linux, spool, stage, users
+from .cgroup import Cgroup
+from .node import Node
+from .paths import LeasePaths, Process, write_atomic
+from .runtimes.base import ContainerError, RuntimeUnavailable
+
+GUARD_PATIENCE_S = 8.0
+
+
+def group_name(paths: LeasePaths) -> str:
+    return "prominence-" + paths.lease
+
+
+def await_guard(paths: LeasePaths) -> None:
+    """A guard whose runner is dead kills its work by itself; give it the time, then kill it too."""
+    guard = Process.read(paths.guard)
+    end = time.monotonic() + GUARD_PATIENCE_S
+    while guard is not None and guard.alive:
+        if time.monotonic() > end:
+            linux.send([guard.pid], signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def _containers(paths: LeasePaths) -> List[Dict[str, str]]:
+    try:
+        with open(paths.containers, encoding="utf-8") as handle:
+            return [json.loads(line) for line in handle if line.endswith("\n")]
+    except FileNotFoundError:
+        return []
+
+
+def kill(paths: LeasePaths, node: Optional[Node]) -> List[int]:
+    """Kill every process of the lease, by all that it can be known by; returns what would not die."""
+    await_guard(paths)
+    if node is not None:
+        for container in _containers(paths):
+            try:
+                node.runtime(container["runtime"]).kill(container["name"])
+            except (ContainerError, RuntimeUnavailable, OSError, subprocess.SubprocessError) as error:
+                print("{}: {}".format(container["name"], error))
+    Cgroup.find(group_name(paths)).kill()
+    user = users.User.read(paths)
+    uid = user.uid if user is not None and user.own else None
+    return linux.kill_branded(linux.Brand(paths.marker, uid))
+
+
+def remove(paths: LeasePaths) -> bool:
+    """Remove the job's folder and groups and give its user id back; False when something of it stays."""
+    Cgroup.find(group_name(paths)).remove()
+    if not stage.remove(paths.job):
+        print("{}: could not be removed".format(paths.job))
+        return False
+    users.release(paths)
+    return True
+
+
+def close(paths: LeasePaths, how: Dict[str, Any]) -> None:
+    """The lease is over: its record stays, without its secrets and its output, until the API says forget."""
+    write_atomic(paths.ended, json.dumps(how))
+    write_atomic(paths.assignment, json.dumps({"lease": paths.lease}))
+    shutil.rmtree(paths.spool, ignore_errors=True)
+    for path in (paths.guard, paths.containers, paths.stop, paths.lost):
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            continue
+
+
+def forget(paths: LeasePaths) -> None:
+    stage.remove(paths.job)
+    users.release(paths)
+    shutil.rmtree(paths.record, ignore_errors=True)
+
+
+def has_ended(paths: LeasePaths) -> bool:
+    return spool.ended(paths.spool)
