@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Mapping
 
 
 class BadAssignment(ValueError):
@@ -28,11 +28,11 @@ class Credential:
 class Task:
     image: str
     runtime: str
-    argv: Optional[Tuple[str, ...]]
+    argv: tuple[str, ...] | None
     env: Mapping[str, str]
-    workdir: Optional[str]
+    workdir: str | None
     type: str
-    credential: Optional[Credential]
+    credential: Credential | None
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Assignment:
     token: str
     report_url: str
     resources: Resources
-    inputs: Tuple[Input, ...]
-    tasks: Tuple[Task, ...]
+    inputs: tuple[Input, ...]
+    tasks: tuple[Task, ...]
     task_retries: int
     ignore_task_failures: bool
     env: Mapping[str, str]
@@ -62,38 +62,42 @@ class Assignment:
 def _get(where: str, raw: Mapping[str, Any], key: str, kind: type) -> Any:
     value = raw.get(key)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise BadAssignment("{}{}: must be of type {}".format(where, key, kind.__name__))
+        raise BadAssignment(f"{where}{key}: must be of type {kind.__name__}")
     return value
 
 
-def _strings(where: str, raw: Any) -> Dict[str, str]:
+def _strings(where: str, raw: Any) -> dict[str, str]:
     if not isinstance(raw, dict) or not all(isinstance(k, str) and isinstance(v, str) for k, v in raw.items()):
-        raise BadAssignment("{}: must map strings to strings".format(where))
+        raise BadAssignment(f"{where}: must map strings to strings")
     for key, value in raw.items():
         if not key or "=" in key or "\0" in key or "\0" in value:
-            raise BadAssignment("{}.{}: can't be in an environment".format(where, key))
+            raise BadAssignment(f"{where}.{key}: can't be in an environment")
     return dict(raw)
 
 
+def _is_argv(raw: Any) -> bool:
+    return isinstance(raw, list) and bool(raw) and all(isinstance(word, str) and "\0" not in word for word in raw)
+
+
 def _task(index: int, raw: Any) -> Task:
-    where = "tasks[{}].".format(index)
+    where = f"tasks[{index}]."
     if not isinstance(raw, dict):
-        raise BadAssignment("tasks[{}]: must be an object".format(index))
+        raise BadAssignment(f"tasks[{index}]: must be an object")
     argv = raw.get("argv")
-    if argv is not None:
-        if not isinstance(argv, list) or not argv or not all(isinstance(a, str) and "\0" not in a for a in argv):
-            raise BadAssignment("{}argv: must be null or a list of strings".format(where))
+    if argv is not None and not _is_argv(argv):
+        raise BadAssignment(f"{where}argv: must be null or a list of strings")
     credential = raw.get("credential")
     if credential is not None:
         credential = Credential(
-            _get(where + "credential.", credential, "username", str), _get(where + "credential.", credential, "token", str)
+            _get(where + "credential.", credential, "username", str),
+            _get(where + "credential.", credential, "token", str),
         )
     workdir = raw.get("workdir")
     if workdir is not None and (not isinstance(workdir, str) or "\0" in workdir):
-        raise BadAssignment("{}workdir: must be null or a path".format(where))
+        raise BadAssignment(f"{where}workdir: must be null or a path")
     kind = raw.get("type", "basic")
     if kind != "basic":
-        raise BadAssignment("{}type: {!r} is not supported by this agent".format(where, kind))
+        raise BadAssignment(f"{where}type: {kind!r} is not supported by this agent")
     return Task(
         image=_get(where, raw, "image", str),
         runtime=_get(where, raw, "runtime", str),
@@ -113,9 +117,9 @@ def parse(text: str) -> Assignment:
     walltime = limits.get("walltime_s")
     if not isinstance(walltime, (int, float)) or walltime <= 0:
         raise BadAssignment("resources.walltime_s: must be positive")
-    inputs: List[Input] = []
+    inputs: list[Input] = []
     for index, item in enumerate(raw.get("inputs") or []):
-        where = "inputs[{}].".format(index)
+        where = f"inputs[{index}]."
         inputs.append(
             Input(_get(where, item, "filename", str), _get(where, item, "content", str), bool(item.get("executable")))
         )

@@ -7,12 +7,11 @@ import shutil
 import sys
 import tempfile
 import zipapp
-from typing import List, Set
 
 PACKAGE = "prominence_agent"
 
 
-def _left_out(folder: str, names: List[str]) -> Set[str]:
+def _left_out(_folder: str, names: list[str]) -> set[str]:
     return {name for name in names if name == "__pycache__" or name.endswith(".pyc")}
 
 
@@ -25,7 +24,6 @@ def build_pyz(path: str) -> str:
         zipapp.create_archive(
             tree, partial, interpreter="/usr/bin/env python3", main=PACKAGE + ".__main__:command", compressed=True
         )
-    os.chmod(partial, 0o755)
     os.replace(partial, path)
     return path
 

@@ -10,16 +10,15 @@ import os
 import signal
 import time
 from dataclasses import dataclass
-from typing import Dict, List, Optional, Tuple
 
 from . import linux
 
 _PIDS_MAX = 16384
 
 
-def _own_groups() -> Dict[str, str]:
+def _own_groups() -> dict[str, str]:
     """Controller → this process's path in that hierarchy; "" is the unified one."""
-    found: Dict[str, str] = {}
+    found: dict[str, str] = {}
     with open("/proc/self/cgroup") as handle:
         for line in handle:
             _, controllers, path = line.rstrip("\n").split(":", 2)
@@ -28,9 +27,9 @@ def _own_groups() -> Dict[str, str]:
     return found
 
 
-def _mounts() -> Dict[str, str]:
+def _mounts() -> dict[str, str]:
     """Controller → mount point; "" is the unified hierarchy's."""
-    found: Dict[str, str] = {}
+    found: dict[str, str] = {}
     with open("/proc/self/mountinfo") as handle:
         for line in handle:
             left, _, right = line.partition(" - ")
@@ -44,7 +43,7 @@ def _mounts() -> Dict[str, str]:
     return found
 
 
-def _read(path: str) -> Optional[str]:
+def _read(path: str) -> str | None:
     try:
         with open(path) as handle:
             return handle.read()
@@ -61,10 +60,10 @@ def _write(path: str, text: str) -> bool:
     return True
 
 
-def _candidates(name: str) -> List[Tuple[str, str]]:
+def _candidates(name: str) -> list[tuple[str, str]]:
     mounts = _mounts()
     own = _own_groups()
-    found: List[Tuple[str, str]] = []
+    found: list[tuple[str, str]] = []
     for controller in ("memory", "freezer", "pids", ""):
         if controller in mounts and controller in own:
             inside = os.path.normpath(mounts[controller] + "/" + own[controller])
@@ -78,11 +77,11 @@ def _candidates(name: str) -> List[Tuple[str, str]]:
 class Cgroup:
     """The groups of one lease. `folders` maps a controller to its folder; empty where none could be made."""
 
-    folders: Dict[str, str]
+    folders: dict[str, str]
 
     @classmethod
     def create(cls, name: str, memory_mb: int) -> Cgroup:
-        folders: Dict[str, str] = {}
+        folders: dict[str, str] = {}
         for controller, folder in _candidates(name):
             try:
                 os.makedirs(folder, exist_ok=True)
@@ -133,7 +132,7 @@ class Cgroup:
                 return int(value)
         return 0
 
-    def peak_kb(self) -> Optional[int]:
+    def peak_kb(self) -> int | None:
         if "memory" in self.folders:
             text = _read(os.path.join(self.folders["memory"], "memory.max_usage_in_bytes"))
         elif "" in self.folders:
@@ -142,8 +141,8 @@ class Cgroup:
             text = None
         return None if text is None else int(text) // 1024
 
-    def members(self) -> List[int]:
-        found: List[int] = []
+    def members(self) -> list[int]:
+        found: list[int] = []
         for folder in self.folders.values():
             for root, _, _ in os.walk(folder):
                 text = _read(os.path.join(root, "cgroup.procs"))

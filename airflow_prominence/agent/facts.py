@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import Any, Dict
+from typing import Any
 
 
 def cpus() -> int:
@@ -29,10 +29,10 @@ def disk_mb(state: str) -> int:
     return int(shutil.disk_usage(state).free // (1024 * 1024) * 9 // 10)
 
 
-def processor() -> Dict[str, Any]:
+def processor() -> dict[str, Any]:
     """Vendor, model and clock in MHz, where the kernel tells."""
     names = {"vendor_id": "vendor", "model name": "model", "cpu MHz": "clock"}
-    found: Dict[str, Any] = {}
+    found: dict[str, Any] = {}
     with open("/proc/cpuinfo") as handle:
         for line in handle:
             key, _, value = line.partition(":")

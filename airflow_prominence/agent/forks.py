@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import traceback
-from typing import Callable, Iterable, Optional
+from typing import Callable, Iterable
 
 
 def _close_all_but(keep: Iterable[int]) -> None:
@@ -30,14 +30,14 @@ def _reset_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
-def fork(body: Callable[[], int], keep: Iterable[int] = (), log: Optional[str] = None, session: bool = False) -> int:
+def fork(body: Callable[[], int], keep: Iterable[int] = (), log: str | None = None, session: bool = False) -> int:
     """Run `body` in a child with only `keep` and the standard descriptors open; its result is the exit code."""
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
     if pid:
         return pid
-    code = 70
+    code, whole = 70, False
     try:
         _reset_signals()
         if session:
@@ -46,9 +46,10 @@ def fork(body: Callable[[], int], keep: Iterable[int] = (), log: Optional[str] =
         if log is not None:
             _redirect(log)
         code = body()
+        whole = True
     finally:
         # leaving by an exception must not run the parent's code in this copy of it
-        if sys.exc_info()[0] is not None:
+        if not whole:
             traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()

@@ -15,7 +15,7 @@ import signal
 import socket
 import subprocess
 import time
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict
 
 from . import linux
 from .cgroup import Cgroup
@@ -40,7 +40,7 @@ class Work:
         """A function for the forked child; it gets a descriptor to write one line of JSON to, and must not return."""
         raise NotImplementedError
 
-    def usage(self) -> Optional[Usage]:
+    def usage(self) -> Usage | None:
         return None
 
     def kill(self) -> None:
@@ -84,13 +84,13 @@ class Container(Work):
             try:
                 _execute(launch, self._group, self._marker)
             except OSError as error:
-                sentence = "{}: {}".format(launch.argv[0], os.strerror(error.errno or errno.ENOEXEC))
+                sentence = f"{launch.argv[0]}: {os.strerror(error.errno or errno.ENOEXEC)}"
                 os.write(out, encode({"error": sentence}) + b"\n")
             os._exit(127)
 
         return child
 
-    def usage(self) -> Optional[Usage]:
+    def usage(self) -> Usage | None:
         return self._runtime.usage(self._spec.name)
 
     def kill(self) -> None:
@@ -118,33 +118,33 @@ def _execute(launch: Launch, group: Cgroup, marker: str) -> None:
         os._exit(137)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-    os.execvpe(launch.argv[0], launch.argv, environment)
+    os.execvpe(launch.argv[0], launch.argv, environment)  # noqa: S606 - no shell is what we want
 
 
 class Guard:
     """The guard process's own life; made and run inside it."""
 
     def __init__(
-        self, work: Work, control: socket.socket, sources: Dict[int, int], group: Cgroup, uid: Optional[int]
+        self, work: Work, control: socket.socket, sources: dict[int, int], group: Cgroup, uid: int | None
     ) -> None:
         self._work = work
         self._control = control
         self._sources = sources  # read end of a pipe → file to copy to
-        self._discard: Dict[int, bool] = {}
+        self._discard: dict[int, bool] = {}
         self._group = group
         self._uid = uid  # a user that is this job's alone
         self._selector = selectors.DefaultSelector()
         self._child = 0
-        self._code: Optional[int] = None
+        self._code: int | None = None
         self._answer = -1
         self._line = b""
         self._heard = b""
-        self._grace: Optional[float] = None  # how long the work may take to end, once it must
+        self._grace: float | None = None  # how long the work may take to end, once it must
         self._orphaned = False
-        self._usage: Optional[Usage] = None
+        self._usage: Usage | None = None
         self._samples = False
 
-    def run(self, ends: Tuple[int, int]) -> int:
+    def run(self, ends: tuple[int, int]) -> int:
         """Do the work; `ends` are the write ends of the output pipes."""
         linux.become_subreaper()
         wake_out, wake_in = os.pipe()
@@ -154,7 +154,7 @@ class Guard:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, self._interrupted)
         began = time.monotonic()
-        error: Optional[str] = None
+        error: str | None = None
         try:
             error = self._start(ends)
         except _Over:
@@ -187,7 +187,7 @@ class Guard:
     def _interrupted(self, *_: object) -> None:
         raise _Over
 
-    def _start(self, ends: Tuple[int, int]) -> Optional[str]:
+    def _start(self, ends: tuple[int, int]) -> str | None:
         child = self._work.begin()
         out, into = os.pipe()
         self._child = os.fork()
@@ -212,7 +212,7 @@ class Guard:
         """Until the child has ended, or must."""
         first = self._work.usage() if isinstance(self._work, Container) else None
         self._samples = first is not None
-        asked: Optional[float] = None
+        asked: float | None = None
         while self._code is None:
             now = time.monotonic()
             if self._grace is not None:
@@ -306,7 +306,7 @@ class Guard:
         # a container's outer process would take its inside down at once, so it is asked only when it is alone
         linux.send(inner or [self._child], signal.SIGTERM)
 
-    def _living(self) -> List[int]:
+    def _living(self) -> list[int]:
         tree = {found.pid for found in linux.descendants(os.getpid()) if found.state not in "ZX"}
         return sorted(tree | {pid for pid in self._group.members() if pid not in tree})
 
@@ -340,7 +340,7 @@ class Guard:
         try:
             self._work.end()
         except (OSError, ContainerError, RuntimeUnavailable, subprocess.SubprocessError) as failure:
-            print("cleanup: {}".format(failure))
+            print(f"cleanup: {failure}")
 
     def _read_answer_rest(self) -> None:
         if self._answer >= 0:
@@ -349,7 +349,7 @@ class Guard:
                 before = len(self._line)
                 self._read_answer()
 
-    def _result(self, error: Optional[str], wall: float) -> Message:
+    def _result(self, error: str | None, wall: float) -> Message:
         own = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu, rss = own.ru_utime + own.ru_stime, int(own.ru_maxrss)
         if self._usage is not None:

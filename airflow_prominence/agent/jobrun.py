@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import posixpath
 import time
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Mapping
 
 from . import facts, spool, stage
 from .assignment import Assignment, Task
@@ -49,11 +48,11 @@ class Outcome:
 class TaskState:
     """What is known of one task so far."""
 
-    image: Optional[Image] = None
-    pull: Dict[str, Any] = field(default_factory=dict)
-    usage: Dict[str, Any] = field(default_factory=dict)
+    image: Image | None = None
+    pull: dict[str, Any] = field(default_factory=dict)
+    usage: dict[str, Any] = field(default_factory=dict)
 
-    def execution(self) -> Dict[str, Any]:
+    def execution(self) -> dict[str, Any]:
         return dict(self.pull, **self.usage)
 
 
@@ -76,8 +75,8 @@ class Job:
         self._supervisor = supervisor
         self._reports = reports
         self._tasks = [TaskState() for _ in assignment.tasks]
-        self._cache: Optional[ImageCache] = None
-        self._folders: Optional[stage.JobFolders] = None
+        self._cache: ImageCache | None = None
+        self._folders: stage.JobFolders | None = None
         self._stage_in_s = 0.0
 
     def run(self) -> Outcome:
@@ -107,7 +106,7 @@ class Job:
         except stage.BadInput as error:
             raise JobFailed(STAGE_FAILED, str(error)) from error
         except OSError as error:
-            raise JobFailed(EXEC_FAILED, "the job's folder can't be made: {}".format(error)) from error
+            raise JobFailed(EXEC_FAILED, f"the job's folder can't be made: {error}") from error
         streams = [spool.stream_path(self._paths.spool, name) for name in spool.STREAMS]
         disk = self._assignment.resources.disk_mb
         self._supervisor.disk = DiskWatch([self._paths.job], streams, disk)
@@ -117,7 +116,7 @@ class Job:
     def _pull(self, index: int, task: Task) -> None:
         command = self._node.runtimes.get(task.runtime)
         if command is None:
-            raise JobFailed(EXEC_FAILED, "runtime {!r} is not available on this node".format(task.runtime))
+            raise JobFailed(EXEC_FAILED, f"runtime {task.runtime!r} is not available on this node")
         state = self._tasks[index]
         for earlier in range(index):
             other = self._assignment.tasks[earlier]
@@ -132,8 +131,8 @@ class Job:
         if task.credential is not None:
             credential = Credential(task.credential.username, task.credential.token)
 
-        def pull() -> Dict[str, Any]:
-            lines: List[str] = []
+        def pull() -> dict[str, Any]:
+            lines: list[str] = []
             try:
                 image, status = self._node.runtime(str(command)).pull(task.image, cache, credential, lines.append)
             except PullError as error:
@@ -158,7 +157,7 @@ class Job:
         cached = answer["status"] == "cached"
         self._pulled(index, str(answer["status"]), -1 if cached else seconds, image.sha256)
 
-    def _pulled(self, index: int, status: str, seconds: float, sha256: Optional[str] = None) -> None:
+    def _pulled(self, index: int, status: str, seconds: float, sha256: str | None = None) -> None:
         state = self._tasks[index]
         sha256 = sha256 or (state.image.sha256 if state.image is not None else None)
         state.pull = {"imagePullStatus": status, "imagePullTime": round(seconds, 3)}
@@ -214,8 +213,7 @@ class Job:
         try:
             result = self._supervisor.guarded(work, deadline, limited=True)
         except Interrupted as interruption:
-            killed = interruption.args[1] if len(interruption.args) > 1 else {}
-            self._used(index, attempt, killed or {"code": 137, "wall": time.monotonic() - began})
+            self._used(index, attempt, interruption.result or {"code": 137, "wall": time.monotonic() - began})
             raise
         if result["error"] is not None:
             raise JobFailed(EXEC_FAILED, str(result["error"]))
@@ -236,11 +234,11 @@ class Job:
     def _spec(self, index: int, task: Task, attempt: int) -> ContainerSpec:
         image, folders = self._tasks[index].image, self._folders
         if image is None or folders is None:
-            raise JobFailed(EXEC_FAILED, "task {} has no image".format(index))
+            raise JobFailed(EXEC_FAILED, f"task {index} has no image")
         resources = self._assignment.resources
         workdir = posixpath.normpath(posixpath.join(HOME, task.workdir or ""))
         return ContainerSpec(
-            name="p{}-{}-{}".format(self._assignment.lease, index, attempt),
+            name=f"p{self._assignment.lease}-{index}-{attempt}",
             image=image,
             argv=None if task.argv is None else list(task.argv),
             env=self._environment(index, task),
@@ -256,7 +254,7 @@ class Job:
             scratch=folders.scratch,
         )
 
-    def _environment(self, index: int, task: Task) -> Dict[str, str]:
+    def _environment(self, index: int, task: Task) -> dict[str, str]:
         environment = dict(task.env)
         environment.update(self._assignment.env)
         environment.update(
@@ -276,14 +274,14 @@ class Job:
 
     # -- the account of it
 
-    def execution(self) -> Dict[str, Any]:
+    def execution(self) -> dict[str, Any]:
         resources = self._assignment.resources
-        versions: Dict[str, str] = {}
+        versions: dict[str, str] = {}
         for task in self._assignment.tasks:
             command = self._node.runtimes.get(task.runtime)
             if command is not None:
-                versions[task.runtime] = "{} {}".format(command, self._node.version(command)).strip()
-        found: Dict[str, Any] = {
+                versions[task.runtime] = f"{command} {self._node.version(command)}".strip()
+        found: dict[str, Any] = {
             "provisionedResources": {
                 "cpus": resources.cpus,
                 "memory": _whole(resources.memory_mb / 1024),
@@ -314,8 +312,8 @@ def tail_wanted(outcome: Outcome) -> bool:
     return outcome.status != "completed" or not outcome.node_success
 
 
-def end_report(job: Job, outcome: Outcome, folder: str) -> Tuple[str, Dict[str, Any]]:
-    data: Dict[str, Any] = {
+def end_report(job: Job, outcome: Outcome, folder: str) -> tuple[str, dict[str, Any]]:
+    data: dict[str, Any] = {
         "status": outcome.status,
         "reason": outcome.reason,
         "node_success": outcome.node_success,

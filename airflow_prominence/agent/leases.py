@@ -1,4 +1,4 @@
-"""The leases of a node as its service sees them: started once, adopted after a restart, recovered when a runner dies."""
+"""A node's leases as its service sees them: started once, adopted after a restart, recovered when a runner dies."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from typing import Any, Dict, List, Mapping
+from typing import Any, Mapping
 
 from . import forks, linux, run, sweep
 from .paths import BadLease, LeasePaths, Process, leases, write_atomic
@@ -23,11 +23,11 @@ class Leases:
 
     def __init__(self, state: str) -> None:
         self._state = state
-        self._children: Dict[int, str] = {}
-        self._recover_at: Dict[str, float] = {}
-        self._running: Dict[str, Process] = {}
-        self._ended: Dict[str, bool] = {}
-        self.lost: Dict[str, str] = {}
+        self._children: dict[int, str] = {}
+        self._recover_at: dict[str, float] = {}
+        self._running: dict[str, Process] = {}
+        self._ended: dict[str, bool] = {}
+        self.lost: dict[str, str] = {}
 
     def adopt(self) -> None:
         """Take up what an earlier service of this node has left."""
@@ -40,13 +40,13 @@ class Leases:
                 # recorded, and then the service died before it started anything
                 self._fork(paths, recovering=False)
             else:
-                _say(lease, "adopted, its runner is process {}".format(runner.pid))
+                _say(lease, f"adopted, its runner is process {runner.pid}")
                 self._running[lease] = runner
 
-    def table(self) -> Dict[str, str]:
+    def table(self) -> dict[str, str]:
         """For the API: every lease that has a record here."""
-        found = {lease: "running" for lease in list(self._running) + list(self.lost)}
-        found.update({lease: "ended" for lease in self._ended})
+        found = dict.fromkeys(list(self._running) + list(self.lost), "running")
+        found.update(dict.fromkeys(self._ended, "ended"))
         return found
 
     # -- what the API wants
@@ -73,7 +73,7 @@ class Leases:
         if os.path.exists(paths.stop):
             return  # told already; the API repeats itself until the job has ended
         write_atomic(paths.stop, json.dumps({"why": why, "grace_s": grace_s}))
-        _say(lease, "stop: {}".format(why))
+        _say(lease, f"stop: {why}")
         if runner.alive:
             linux.send([runner.pid], signal.SIGTERM)
 
@@ -149,5 +149,5 @@ class Leases:
             self._recover_at[lease] = time.monotonic() + RECOVER_AGAIN_S
             self._fork(paths, recovering=True)
 
-    def listed(self) -> List[Dict[str, str]]:
+    def listed(self) -> list[dict[str, str]]:
         return [{"lease": lease} for lease in sorted(list(self._running) + list(self.lost))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Iterable, Iterator, List, Optional, Set, Tuple
+from typing import Iterable, Iterator
 
 from . import linux
 
@@ -28,7 +28,7 @@ class MemoryWatch:
 
 def _share_kb(found: linux.Stat) -> int:
     try:
-        with open("/proc/{}/smaps_rollup".format(found.pid)) as handle:
+        with open(f"/proc/{found.pid}/smaps_rollup") as handle:
             for line in handle:
                 if line.startswith("Pss:"):
                     return int(line.split()[1])
@@ -44,14 +44,14 @@ class DiskWatch:
         self._folders = list(folders)
         self._files = list(files)
         self._limit = limit_mb * 1024 * 1024
-        self._walk: Optional[Iterator[int]] = None
+        self._walk: Iterator[int] | None = None
         self._total = 0
         self._spent = 0.0
         self._next = 0.0
 
     def _sizes(self) -> Iterator[int]:
-        seen: Set[Tuple[int, int]] = set()
-        stack: List[str] = list(self._folders)
+        seen: set[tuple[int, int]] = set()
+        stack: list[str] = list(self._folders)
         for path in self._files:
             try:
                 yield os.stat(path).st_blocks * 512

@@ -1,4 +1,4 @@
-"""What the agent asks of Linux that the standard library has no function for: prctl, process identity, process trees."""
+"""What the agent asks of Linux beyond the standard library: prctl, process identity, process trees."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from dataclasses import dataclass
-from typing import Dict, Iterable, List, Optional
+from typing import Iterable
 
 PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
@@ -21,7 +21,7 @@ PAGE_KB = os.sysconf("SC_PAGE_SIZE") // 1024
 def _prctl(option: int, value: int) -> None:
     if _libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
         number = ctypes.get_errno()
-        raise OSError(number, "prctl({}): {}".format(option, os.strerror(number)))
+        raise OSError(number, f"prctl({option}): {os.strerror(number)}")
 
 
 def become_subreaper() -> None:
@@ -72,10 +72,10 @@ class Stat:
     rss_kb: int
 
 
-def stat(pid: int) -> Optional[Stat]:
+def stat(pid: int) -> Stat | None:
     """None when there is no such process."""
     try:
-        with open("/proc/{}/stat".format(pid), "rb") as handle:
+        with open(f"/proc/{pid}/stat", "rb") as handle:
             fields = handle.read().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
@@ -89,18 +89,18 @@ def stat(pid: int) -> Optional[Stat]:
     )
 
 
-def pids() -> List[int]:
+def pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
-def descendants(root: int) -> List[Stat]:
-    """All living or zombie processes below `root`. One pass over /proc: the kernel's `children` files need a config option."""
-    below: Dict[int, List[Stat]] = {}
+def descendants(root: int) -> list[Stat]:
+    """All processes below `root`, zombies too, by one pass over /proc: `children` files need a kernel option."""
+    below: dict[int, list[Stat]] = {}
     for pid in pids():
         found = stat(pid)
         if found is not None:
             below.setdefault(found.ppid, []).append(found)
-    tree: List[Stat] = []
+    tree: list[Stat] = []
     level = [root]
     while level:
         children = [child for pid in level for child in below.get(pid, [])]
@@ -111,15 +111,15 @@ def descendants(root: int) -> List[Stat]:
 
 def _marked(pid: int, marker: bytes) -> bool:
     try:
-        with open("/proc/{}/environ".format(pid), "rb") as handle:
+        with open(f"/proc/{pid}/environ", "rb") as handle:
             return marker in handle.read().split(b"\0")
     except OSError:
         return False  # gone meanwhile, or another user's
 
 
-def _owner(pid: int) -> Optional[int]:
+def owner(pid: int) -> int | None:
     try:
-        return os.stat("/proc/{}".format(pid)).st_uid
+        return os.stat(f"/proc/{pid}").st_uid
     except (FileNotFoundError, ProcessLookupError):
         return None
 
@@ -129,20 +129,20 @@ class Brand:
     """How the processes of one lease are told from all others when their parents are dead."""
 
     marker: str  # an entry of their environment
-    uid: Optional[int] = None  # a user that belongs to this lease alone
+    uid: int | None = None  # a user that belongs to this lease alone
 
-    def find(self) -> List[int]:
+    def find(self) -> list[int]:
         """Living processes of the lease, never the caller itself."""
         me = os.getpid()
         marker = self.marker.encode()
-        found: List[int] = []
+        found: list[int] = []
         for pid in pids():
             if pid == me:
                 continue
             status = stat(pid)
             if status is None or status.state in "ZX":
                 continue
-            if (self.uid is not None and _owner(pid) == self.uid) or _marked(pid, marker):
+            if (self.uid is not None and owner(pid) == self.uid) or _marked(pid, marker):
                 found.append(pid)
         return found
 
@@ -168,7 +168,7 @@ def kill_user(uid: int) -> None:
     os.waitpid(pid, 0)
 
 
-def kill_branded(brand: Brand, patience_s: float = 10.0) -> List[int]:
+def kill_branded(brand: Brand, patience_s: float = 10.0) -> list[int]:
     """SIGKILL all processes of a lease until none is found; returns those that would not die in time."""
     end = time.monotonic() + patience_s
     while True:

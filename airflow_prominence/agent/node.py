@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Mapping
 
 from .images.cache import ImageCache
 from .paths import read_json, write_atomic
@@ -20,14 +20,14 @@ class Node:
     state: str
     runtimes: Mapping[str, str]
     info: Mapping[str, Any]
-    images_dir: Optional[str]
-    engine_dir: Optional[str]
+    images_dir: str | None
+    engine_dir: str | None
 
     @classmethod
     def read(cls, state: str) -> Node:
         found = read_json(os.path.join(state, "node.json"))
         if found is None:
-            raise FileNotFoundError("{}: no agent has served this folder yet".format(state))
+            raise FileNotFoundError(f"{state}: no agent has served this folder yet")
         return cls(state, found["runtimes"], found["info"], found["images_dir"], found["engine_dir"])
 
     def write(self) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 from . import linux
 
@@ -19,7 +19,7 @@ class BadLease(ValueError):
 
 def write_atomic(path: str, text: str, sync: bool = True) -> None:
     """The file, readable by us alone, is the old one or the new one; with `sync` even when the machine stops."""
-    partial = "{}.{}.part".format(path, os.getpid())
+    partial = f"{path}.{os.getpid()}.part"
     fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "w", encoding="utf-8") as handle:
         handle.write(text)
@@ -29,7 +29,7 @@ def write_atomic(path: str, text: str, sync: bool = True) -> None:
     os.replace(partial, path)
 
 
-def read_json(path: str) -> Optional[Dict[str, Any]]:
+def read_json(path: str) -> dict[str, Any] | None:
     """None when the file is not there."""
     try:
         with open(path, encoding="utf-8") as handle:
@@ -37,7 +37,7 @@ def read_json(path: str) -> Optional[Dict[str, Any]]:
     except FileNotFoundError:
         return None
     if not isinstance(found, dict):
-        raise ValueError("{}: not a JSON object".format(path))
+        raise ValueError(f"{path}: not a JSON object")
     return found
 
 
@@ -50,7 +50,7 @@ class LeasePaths:
 
     def __post_init__(self) -> None:
         if not _SAFE.match(self.lease):
-            raise BadLease("lease: {!r} is not a plain name".format(self.lease))
+            raise BadLease(f"lease: {self.lease!r} is not a plain name")
 
     @property
     def record(self) -> str:
@@ -122,17 +122,14 @@ class Process:
     def alive(self) -> bool:
         found = linux.stat(self.pid)
         return (
-            found is not None
-            and found.start == self.start
-            and found.state not in "ZX"
-            and self.boot == linux.boot_id()
+            found is not None and found.start == self.start and found.state not in "ZX" and self.boot == linux.boot_id()
         )
 
     def write(self, path: str, sync: bool = True) -> None:
         write_atomic(path, json.dumps({"pid": self.pid, "start": self.start, "boot": self.boot}), sync)
 
     @classmethod
-    def read(cls, path: str) -> Optional[Process]:
+    def read(cls, path: str) -> Process | None:
         found = read_json(path)
         return None if found is None else cls(int(found["pid"]), int(found["start"]), str(found["boot"]))
 
@@ -145,7 +142,7 @@ def make_state(state: str) -> None:
         os.chmod(full, mode)
 
 
-def leases(state: str) -> List[str]:
+def leases(state: str) -> list[str]:
     """Ids of all leases with a record on this node."""
     folder = os.path.join(state, "leases")
     found = sorted(name for name in os.listdir(folder) if _SAFE.match(name))

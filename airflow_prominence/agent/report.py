@@ -11,7 +11,7 @@ import json
 import os
 import select
 import time
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable
 
 from . import linux, spool
 from .assignment import Assignment
@@ -72,7 +72,7 @@ class Stream:
 class Delivery:
     """One lease's delivery. `tell` hears what the server wants of the runner: {"stop": why} or {"full": stream}."""
 
-    def __init__(self, assignment: Assignment, folder: str, tell: Callable[[Dict[str, Any]], None]) -> None:
+    def __init__(self, assignment: Assignment, folder: str, tell: Callable[[dict[str, Any]], None]) -> None:
         self._assignment = assignment
         self._folder = folder
         self._tell = tell
@@ -80,7 +80,7 @@ class Delivery:
         self._streams = [Stream(folder, name) for name in spool.STREAMS]
         self._acked = 0
         self._read = 0
-        self._waiting: List[Dict[str, Any]] = []
+        self._waiting: list[dict[str, Any]] = []
         self._stopped = False
 
     def _gather(self) -> None:
@@ -109,7 +109,7 @@ class Delivery:
         self._post(self._waiting)
         return not self._waiting
 
-    def _post(self, reports: List[Dict[str, Any]]) -> None:
+    def _post(self, reports: list[dict[str, Any]]) -> None:
         if not reports:
             return
         answer = self._call("POST", "/reports", encode({"reports": reports}), "application/json")
@@ -124,14 +124,14 @@ class Delivery:
         for _ in range(1 << 30 if all_of_it else 8):
             if not stream.pending():
                 return
-            path = "/streams/{}?offset={}".format(stream.name, stream.offset)
+            path = f"/streams/{stream.name}?offset={stream.offset}"
             answer = self._call("PUT", path, stream.chunk(), "application/octet-stream")
             stream.offset = int(answer["offset"])
             if answer.get("full"):
                 stream.full = True
                 self._tell({"full": stream.name})
 
-    def _call(self, method: str, path: str, body: bytes, kind: str) -> Dict[str, Any]:
+    def _call(self, method: str, path: str, body: bytes, kind: str) -> dict[str, Any]:
         return self._connection.call(method, path, self._assignment.token, body, kind)
 
     @property
@@ -168,13 +168,13 @@ class Delivery:
                 time.sleep(0.02)
 
 
-def reporter(assignment: Assignment, folder: str, parent: int, out: Optional[int]) -> int:
+def reporter(assignment: Assignment, folder: str, parent: int, out: int | None) -> int:
     """The body of the reporter process, which lives no longer than its runner."""
     if not linux.die_with_parent(9, parent):
         return GAVE_UP
     linux.set_title("prominence-agent report " + assignment.lease)
 
-    def tell(message: Dict[str, Any]) -> None:
+    def tell(message: dict[str, Any]) -> None:
         if out is not None:
             os.write(out, encode(message) + b"\n")
 

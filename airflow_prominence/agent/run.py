@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Callable, Optional
+from typing import Callable
 
 from . import assignment, jobrun, linux, report, spool, sweep, users
 from .cgroup import Cgroup
@@ -51,7 +51,7 @@ def _tidy(paths: LeasePaths) -> None:
     spool.mark_swept(paths.spool)
 
 
-def _own_uid(paths: LeasePaths) -> Optional[int]:
+def _own_uid(paths: LeasePaths) -> int | None:
     user = users.User.read(paths)
     return user.uid if user is not None and user.own else None
 
@@ -65,20 +65,20 @@ def recover(state: str, lease: str) -> int:
     """After a runner's death: nothing of the job survives; its end is delivered, or it is marked as lost."""
     paths = LeasePaths(state, lease)
     os.umask(0o077)
-    linux.set_title("prominence-agent run --lease {} --deliver-only".format(lease))
+    linux.set_title(f"prominence-agent run --lease {lease} --deliver-only")
     try:
-        node: Optional[Node] = Node.read(state)
+        node: Node | None = Node.read(state)
     except FileNotFoundError:
         node = None
     left = sweep.kill(paths, node)
     if left:
-        print("processes {} would not die".format(left))
+        print(f"processes {left} would not die")
     sweep.remove(paths)
     if not sweep.has_ended(paths):
         write_atomic(paths.lost, json.dumps({"reason": "runner and guard are dead"}))
         return LOST
     spool.mark_swept(paths.spool)
-    delivery = report.Delivery(_load(paths), paths.spool, lambda message: None)
+    delivery = report.Delivery(_load(paths), paths.spool, lambda _message: None)
     return _closed(paths, delivery.run())
 
 
@@ -87,13 +87,13 @@ def main(state: str, lease: str, deliver_only: bool) -> int:
     paths = LeasePaths(state, lease)
     before = Process.read(paths.runner)
     if before is not None and before.alive:
-        print("lease: {} is being run by process {}".format(lease, before.pid))
+        print(f"lease: {lease} is being run by process {before.pid}")
         return FAILED
     if os.path.exists(paths.ended):
-        print("lease: {} has ended".format(lease))
+        print(f"lease: {lease} has ended")
         return FAILED
     if before is not None and not deliver_only:
-        print("lease: {} was started before and is never started twice; use --deliver-only".format(lease))
+        print(f"lease: {lease} was started before and is never started twice; use --deliver-only")
         return FAILED
     body: Callable[[str, str], int] = recover if deliver_only else run
     Process.of(os.getpid()).write(paths.runner)

@@ -13,7 +13,7 @@ import signal
 import time
 import uuid
 from dataclasses import dataclass
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Mapping
 
 from . import __version__, facts
 from .leases import Leases
@@ -54,9 +54,7 @@ def check_state(state: str) -> None:
     while path != "/":
         path = os.path.dirname(path)
         if not os.stat(path).st_mode & 0o001:
-            raise Unusable(
-                "--state: {} can't be reached by the jobs' users, because {} is closed to others".format(state, path)
-            )
+            raise Unusable(f"--state: {state} can't be reached by the jobs' users, because {path} is closed to others")
 
 
 def lock_state(state: str) -> int:
@@ -65,7 +63,7 @@ def lock_state(state: str) -> int:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise Unusable("--state: {} is served by another agent".format(state)) from error
+        raise Unusable(f"--state: {state} is served by another agent") from error
     os.truncate(fd, 0)
     os.write(fd, str(os.getpid()).encode())
     return fd
@@ -78,7 +76,7 @@ class Service:
         self._leases = Leases(config.state)
         self._connection = Connection(config.url, timeout_s=ANSWER_S)
         self._backoff = Backoff()
-        self._node: Optional[str] = None
+        self._node: str | None = None
         self._poll_s = 20.0
         self._ending = False
         self._wake, into = os.pipe()
@@ -101,11 +99,11 @@ class Service:
                 self._backoff.reset()
             except Unreachable as error:
                 self._connection.close()
-                _say("API not reached: {}".format(error))
+                _say(f"API not reached: {error}")
                 self._rest(self._backoff.pause())
             except Refused as error:
                 self._connection.close()
-                _say("API refused: {}".format(error))
+                _say(f"API refused: {error}")
                 self._node = None
                 self._rest(self._backoff.pause())
         _say("leaving; running jobs go on without this service")
@@ -118,7 +116,7 @@ class Service:
             self._await(None, min(TICK_S, end - time.monotonic()))
             self._leases.tick()
 
-    def _await(self, fd: Optional[int], seconds: float) -> bool:
+    def _await(self, fd: int | None, seconds: float) -> bool:
         """True when `fd` can be read; signals end the wait."""
         ready = select.select([self._wake] + ([] if fd is None else [fd]), [], [], max(0.0, seconds))[0]
         if self._wake in ready:
@@ -132,9 +130,9 @@ class Service:
             with open(self._config.token_file, encoding="utf-8") as handle:
                 return handle.read().strip()
         except OSError as error:
-            raise Unreachable("token file: {}".format(error)) from error
+            raise Unreachable(f"token file: {error}") from error
 
-    def _call(self, path: str, body: Mapping[str, Any]) -> Dict[str, Any]:
+    def _call(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         return self._connection.call("POST", path, self._token(), encode(body))
 
     def _converse(self) -> None:
@@ -165,20 +163,20 @@ class Service:
         )
         self._node = str(answer["node"])
         self._poll_s = float(answer.get("poll_s") or 20)
-        _say("registered {} of site {} as node {}".format(config.name, config.site, self._node))
+        _say(f"registered {config.name} of site {config.site} as node {self._node}")
 
     def _report_lost(self, lease: str, reason: str) -> None:
         try:
-            self._call("/nodes/{}/lost".format(self._node), {"boot": self._boot, "lease": lease, "reason": reason})
+            self._call(f"/nodes/{self._node}/lost", {"boot": self._boot, "lease": lease, "reason": reason})
         except Refused as error:
             if error.status not in (400, 404, 410):
                 raise
-            _say("lease {}: the API does not want it any more: {}".format(lease, error))
+            _say(f"lease {lease}: the API does not want it any more: {error}")
         self._leases.told_lost(lease)
 
     def _poll(self) -> None:
         body = {"boot": self._boot, "leases": self._leases.table(), "timeout": self._poll_s}
-        self._connection.send("POST", "/nodes/{}/poll".format(self._node), self._token(), encode(body))
+        self._connection.send("POST", f"/nodes/{self._node}/poll", self._token(), encode(body))
         end = time.monotonic() + self._poll_s + ANSWER_S
         while not self._await(self._connection.fd, min(TICK_S, end - time.monotonic())):
             if self._ending or self._leases.tick():
@@ -213,18 +211,18 @@ def prepare(state: str) -> None:
     check_state(state)
 
 
-def runtimes_of(text: str) -> Dict[str, str]:
+def runtimes_of(text: str) -> dict[str, str]:
     """`singularity=bubblewrap,udocker=bubblewrap` as a mapping."""
-    found: Dict[str, str] = {}
+    found: dict[str, str] = {}
     for item in text.split(","):
         word, separator, command = item.partition("=")
         if word not in ("singularity", "udocker") or not separator or not command:
-            raise Unusable("--runtimes: {!r} is not singularity=COMMAND or udocker=COMMAND".format(item))
+            raise Unusable(f"--runtimes: {item!r} is not singularity=COMMAND or udocker=COMMAND")
         found[word] = command
     return found
 
 
-def detected(state: str, cpus: Optional[int], memory_mb: Optional[int], disk_mb: Optional[int]) -> Dict[str, int]:
+def detected(state: str, cpus: int | None, memory_mb: int | None, disk_mb: int | None) -> dict[str, int]:
     return {
         "cpus": cpus or facts.cpus(),
         "memory_mb": memory_mb or facts.memory_mb(),

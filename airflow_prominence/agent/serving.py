@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import Any, Dict, Tuple
+from typing import Any
 
 from . import serve
 from .node import Node
 
 
-def _runtimes(options: argparse.Namespace, state: str) -> Tuple[Dict[str, str], Dict[str, Any]]:
+def _runtimes(options: argparse.Namespace, state: str) -> tuple[dict[str, str], dict[str, Any]]:
     """Which command serves which word, and what is known of each."""
     from . import selftest
 

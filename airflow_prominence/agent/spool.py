@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 STREAMS = ("stdout", "stderr")
 
@@ -27,7 +27,7 @@ def mark_swept(spool: str) -> None:
     os.close(os.open(swept_path(spool), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
-def read(spool: str) -> List[Dict[str, Any]]:
+def read(spool: str) -> list[dict[str, Any]]:
     """All whole reports; the last line may be one that a crash has cut short."""
     try:
         with open(reports_path(spool), "rb") as handle:
@@ -53,7 +53,7 @@ class Writer:
         self._seq = len(read(spool))
         self._fd = os.open(reports_path(spool), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
-    def add(self, kind: str, data: Optional[Dict[str, Any]] = None) -> None:
+    def add(self, kind: str, data: dict[str, Any] | None = None) -> None:
         """Append and sync; once this returns the report will reach the API."""
         self._seq += 1
         report = {"seq": self._seq, "time": time.time(), "kind": kind, "data": data or {}}

@@ -9,7 +9,7 @@ import shutil
 import stat
 import sys
 from dataclasses import dataclass
-from typing import Any, Callable, Iterable, List
+from typing import Any, Callable, Iterable
 
 from . import linux
 from .assignment import Input
@@ -38,10 +38,10 @@ def make(root: str, user: User) -> JobFolders:
     return folders
 
 
-def _parts(filename: str) -> List[str]:
+def _parts(filename: str) -> list[str]:
     parts = filename.split("/")
     if not filename or "\0" in filename or any(part in ("", ".", "..") for part in parts):
-        raise BadInput("inputs: filename {!r} must be a plain relative path".format(filename))
+        raise BadInput(f"inputs: filename {filename!r} must be a plain relative path")
     return parts
 
 
@@ -52,14 +52,14 @@ def write_inputs(inputs: Iterable[Input], home: str, user: User) -> None:
         try:
             content = base64.b64decode(item.content, validate=True)
         except binascii.Error as error:
-            raise BadInput("inputs: content of {!r} is not base64".format(item.filename)) from error
+            raise BadInput(f"inputs: content of {item.filename!r} is not base64") from error
         try:
             _write(parts, content, item.executable, home, user)
         except OSError as error:
-            raise BadInput("inputs: {!r} can't be written: {}".format(item.filename, error.strerror)) from error
+            raise BadInput(f"inputs: {item.filename!r} can't be written: {error.strerror}") from error
 
 
-def _write(parts: List[str], content: bytes, executable: bool, home: str, user: User) -> None:
+def _write(parts: list[str], content: bytes, executable: bool, home: str, user: User) -> None:
     folder = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for part in parts[:-1]:
@@ -82,8 +82,8 @@ def _write(parts: List[str], content: bytes, executable: bool, home: str, user: 
         os.close(folder)
 
 
-def _mounts_below(root: str) -> List[str]:
-    found: List[str] = []
+def _mounts_below(root: str) -> list[str]:
+    found: list[str] = []
     with open("/proc/self/mountinfo") as handle:
         for line in handle:
             point = line.split()[4].encode().decode("unicode_escape")
@@ -99,7 +99,7 @@ def remove(root: str) -> bool:
         for point in _mounts_below(root):
             linux.detach_mount(point)
 
-    def retry(function: Callable[..., Any], path: str, error: object) -> None:
+    def retry(_function: Callable[..., Any], path: str, _error: object) -> None:
         """A folder that its owner has closed hides its content even from the owner."""
         parent = os.path.dirname(path)
         for folder in (parent, path):

@@ -8,7 +8,7 @@ import selectors
 import signal
 import socket
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 from . import forks, linux, report, spool
 from .assignment import Assignment
@@ -30,6 +30,7 @@ class Interrupted(Exception):
 
     def __init__(self, status: str, reason: str, grace_s: float = 0.0, stale: bool = False) -> None:
         super().__init__(reason)
+        self.result: dict[str, Any] = {}  # what the guard could still tell of the work
         self.status = status
         self.reason = reason
         self.grace_s = grace_s
@@ -49,17 +50,17 @@ class Supervisor:
         self._user = user
         self._group = group
         self._selector = selectors.DefaultSelector()
-        self._interruption: Optional[Interrupted] = None
-        self._discard = {name: False for name in spool.STREAMS}
+        self._interruption: Interrupted | None = None
+        self._discard = dict.fromkeys(spool.STREAMS, False)
         self._reporter = 0
-        self._reporter_code: Optional[int] = None
+        self._reporter_code: int | None = None
         self._reporter_out = -1
         self._heard = b""
         self._guard = 0
-        self._guard_status: Optional[int] = None
+        self._guard_status: int | None = None
         self._restart_at = 0.0
         self.memory = MemoryWatch(assignment.resources.memory_mb)
-        self.disk: Optional[DiskWatch] = None
+        self.disk: DiskWatch | None = None
         linux.become_subreaper()
         out, into = os.pipe()
         os.set_blocking(out, False)
@@ -137,7 +138,7 @@ class Supervisor:
 
     # -- events
 
-    def _turn(self, timeout_s: float, control: Optional[socket.socket] = None) -> bytes:
+    def _turn(self, timeout_s: float, control: socket.socket | None = None) -> bytes:
         """Wait for one event at most; what the guard has said, if it has."""
         said = b""
         if self._restart_at:
@@ -175,7 +176,7 @@ class Supervisor:
 
     # -- guarded work
 
-    def guarded(self, work: Work, deadline: Optional[float] = None, limited: bool = False) -> Dict[str, Any]:
+    def guarded(self, work: Work, deadline: float | None = None, limited: bool = False) -> dict[str, Any]:
         """Do `work` under a guard; its result, or Interrupted or GuardFailed when everything of it is dead."""
         self.check()
         return _Guarded(self, work, deadline, limited).run()
@@ -184,21 +185,21 @@ class Supervisor:
 class _Guarded:
     """One guard from the runner's side."""
 
-    def __init__(self, owner: Supervisor, work: Work, deadline: Optional[float], limited: bool) -> None:
+    def __init__(self, owner: Supervisor, work: Work, deadline: float | None, limited: bool) -> None:
         self._owner = owner
         self._work = work
         self._deadline = deadline
         self._limited = limited
         self._control, self._theirs = socket.socketpair()
-        self._files: Dict[str, int] = {}
-        self._pipes: Dict[str, List[int]] = {}
-        self._told: Dict[str, bool] = {name: False for name in spool.STREAMS}
+        self._files: dict[str, int] = {}
+        self._pipes: dict[str, list[int]] = {}
+        self._told: dict[str, bool] = dict.fromkeys(spool.STREAMS, False)
         self._said = b""
-        self._asked: Optional[float] = None
+        self._asked: float | None = None
         self._patience = 0.0
         self._next_sample = time.monotonic() + SAMPLE_S
 
-    def run(self) -> Dict[str, Any]:
+    def run(self) -> dict[str, Any]:
         owner = self._owner
         self._open()
         try:
@@ -212,9 +213,9 @@ class _Guarded:
                     raise owner._interruption
                 if os.WIFSIGNALED(status):
                     raise Interrupted("failed", EVICTED)
-                raise GuardFailed("the guard ended with {}".format(linux.exit_code(status)))
+                raise GuardFailed(f"the guard ended with {linux.exit_code(status)}")
             if self._asked is not None and owner._interruption is not None:
-                owner._interruption.args = (owner._interruption.reason, result)
+                owner._interruption.result = result
                 raise owner._interruption
             return result
         finally:
@@ -251,7 +252,7 @@ class _Guarded:
         for end in ends:
             os.close(end)
 
-    def _wait(self) -> Optional[Dict[str, Any]]:
+    def _wait(self) -> dict[str, Any] | None:
         owner = self._owner
         while True:
             said = owner._turn(self._timeout(), self._control)
@@ -260,7 +261,7 @@ class _Guarded:
             for line in lines:
                 message = json.loads(line)
                 if "result" in message:
-                    result: Dict[str, Any] = message["result"]
+                    result: dict[str, Any] = message["result"]
                     return result
             if owner._guard_status is not None and not said:
                 return None
@@ -286,7 +287,7 @@ class _Guarded:
                 self._told[name] = True
                 self._say({"discard": self._files[name]})
 
-    def _say(self, message: Dict[str, Any]) -> None:
+    def _say(self, message: dict[str, Any]) -> None:
         try:
             self._control.sendall(encode(message) + b"\n")
         except OSError:

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 from . import linux, spool, stage, users
 from .cgroup import Cgroup
@@ -33,7 +33,7 @@ def await_guard(paths: LeasePaths) -> None:
         time.sleep(0.02)
 
 
-def _containers(paths: LeasePaths) -> List[Dict[str, str]]:
+def _containers(paths: LeasePaths) -> list[dict[str, str]]:
     try:
         with open(paths.containers, encoding="utf-8") as handle:
             return [json.loads(line) for line in handle if line.endswith("\n")]
@@ -41,7 +41,7 @@ def _containers(paths: LeasePaths) -> List[Dict[str, str]]:
         return []
 
 
-def kill(paths: LeasePaths, node: Optional[Node]) -> List[int]:
+def kill(paths: LeasePaths, node: Node | None) -> list[int]:
     """Kill every process of the lease, by all that it can be known by; returns what would not die."""
     await_guard(paths)
     if node is not None:
@@ -60,13 +60,13 @@ def remove(paths: LeasePaths) -> bool:
     """Remove the job's folder and groups and give its user id back; False when something of it stays."""
     Cgroup.find(group_name(paths)).remove()
     if not stage.remove(paths.job):
-        print("{}: could not be removed".format(paths.job))
+        print(f"{paths.job}: could not be removed")
         return False
     users.release(paths)
     return True
 
 
-def close(paths: LeasePaths, how: Dict[str, Any]) -> None:
+def close(paths: LeasePaths, how: dict[str, Any]) -> None:
     """The lease is over: its record stays, without its secrets and its output, until the API says forget."""
     write_atomic(paths.ended, json.dumps(how))
     write_atomic(paths.assignment, json.dumps({"lease": paths.lease}))

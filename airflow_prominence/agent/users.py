@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 from dataclasses import dataclass
 from itertools import chain
-from typing import Iterator, Optional
+from typing import Iterator
 
 from . import linux
 from .paths import LeasePaths, read_json, write_atomic
@@ -26,7 +27,7 @@ class User:
     own: bool  # this uid is the lease's alone: whatever has it is the job's
 
     @classmethod
-    def read(cls, paths: LeasePaths) -> Optional[User]:
+    def read(cls, paths: LeasePaths) -> User | None:
         found = read_json(paths.user)
         return None if found is None else cls(int(found["uid"]), int(found["gid"]), bool(found["own"]))
 
@@ -48,7 +49,7 @@ def _stale(claim: str) -> bool:
 
 
 def claim(paths: LeasePaths) -> User:
-    """The user of this lease: a uid of the pool when root, else ourselves. Claims are machine-wide, two agents may run."""
+    """The user of this lease: one of the pool when root, else ourselves. Claims hold machine-wide, for two agents."""
     known = User.read(paths)
     if known is not None:
         return known
@@ -60,7 +61,7 @@ def claim(paths: LeasePaths) -> User:
     lock = os.open(os.path.join(CLAIMS, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        used = {os.stat("/proc/{}".format(pid)).st_uid for pid in linux.pids() if os.path.exists("/proc/%d" % pid)}
+        used = {linux.owner(pid) for pid in linux.pids()}
         for uid in _pool():
             path = os.path.join(CLAIMS, str(uid))
             if uid in used or (os.path.exists(path) and not _stale(path)):
@@ -85,8 +86,6 @@ def release(paths: LeasePaths) -> None:
     if user is None:
         return
     if user.own:
-        try:
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(CLAIMS, str(user.uid)))
-        except FileNotFoundError:
-            pass
     os.unlink(paths.user)

@@ -8,7 +8,7 @@ import random
 import socket
 import ssl
 import urllib.parse
-from typing import Any, Dict, Optional
+from typing import Any
 
 CONNECT_S = 10.0
 
@@ -21,7 +21,7 @@ class Refused(Exception):
     """The API has answered and will not change its mind."""
 
     def __init__(self, status: int, sentence: str) -> None:
-        super().__init__("{}: {}".format(status, sentence))
+        super().__init__(f"{status}: {sentence}")
         self.status = status
         self.sentence = sentence
 
@@ -49,11 +49,11 @@ class Connection:
     def __init__(self, base: str, timeout_s: float = 30.0) -> None:
         parts = urllib.parse.urlsplit(base)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("url: {!r} is not an http or https address".format(base))
+            raise ValueError(f"url: {base!r} is not an http or https address")
         self._parts = parts
         self._path = parts.path.rstrip("/")
         self._timeout = timeout_s
-        self._http: Optional[http.client.HTTPConnection] = None
+        self._http: http.client.HTTPConnection | None = None
 
     def close(self) -> None:
         if self._http is not None:
@@ -92,7 +92,7 @@ class Connection:
             # the server had closed the kept connection; a new one tells whether it is really down
             self.send(method, path, token, body, kind)
 
-    def receive(self) -> Dict[str, Any]:
+    def receive(self) -> dict[str, Any]:
         if self._http is None:
             raise Unreachable("not connected")
         try:
@@ -104,21 +104,21 @@ class Connection:
         if answer.will_close:
             self.close()
         if answer.status >= 500 or answer.status == 429:
-            raise Unreachable("HTTP {}".format(answer.status))
+            raise Unreachable(f"HTTP {answer.status}")
         try:
             found = json.loads(raw) if raw else {}
         except ValueError as error:
-            raise Unreachable("HTTP {} without JSON".format(answer.status)) from error
+            raise Unreachable(f"HTTP {answer.status} without JSON") from error
         if not isinstance(found, dict):
-            raise Unreachable("HTTP {} without a JSON object".format(answer.status))
+            raise Unreachable(f"HTTP {answer.status} without a JSON object")
         if answer.status >= 300:
             raise Refused(answer.status, str(found.get("error", found)))
         return found
 
     def call(
         self, method: str, path: str, token: str, body: bytes, kind: str = "application/json", tries: int = 2
-    ) -> Dict[str, Any]:
-        """One request and its answer. Everything sent here is idempotent, so a kept connection that dies is tried anew."""
+    ) -> dict[str, Any]:
+        """One request and its answer. All that is sent is idempotent: a kept connection that dies is tried anew."""
         kept = self._http is not None
         self.send(method, path, token, body, kind)
         try:
@@ -134,4 +134,4 @@ def encode(value: Any) -> bytes:
 
 
 def _sentence(error: BaseException) -> str:
-    return "{}: {}".format(type(error).__name__, error)
+    return f"{type(error).__name__}: {error}"

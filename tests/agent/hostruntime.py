@@ -7,7 +7,8 @@ machine. Paths are the host's: /home/user and /tmp in argv are what the caller m
 from __future__ import annotations
 
 import os
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from airflow_prominence.agent.images.model import Credential, Image, PullError
 from airflow_prominence.agent.runtimes.base import ContainerSpec, Launch, Runtime

@@ -6,11 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from hostruntime import HostRuntime
-
-from airflow_prominence.agent import __main__, node, serving
+from airflow_prominence.agent import __main__, node, serving  # noqa: E402
+from tests.agent.hostruntime import HostRuntime  # noqa: E402
 
 
 def _load(name: str, engine_dir: str | None = None) -> HostRuntime:
@@ -21,6 +20,6 @@ def _chosen(options: Any, state: str) -> tuple[dict[str, str], dict[str, Any]]:
     return {"singularity": "host", "udocker": "host"}, {"host": {"version": "1", "admitted": True, "detail": ""}}
 
 
-node.load = _load
-serving._runtimes = _chosen
+setattr(node, "load", _load)  # noqa: B010 - a replacement, not the attribute's own type
+setattr(serving, "_runtimes", _chosen)  # noqa: B010
 __main__.command()
