@@ -1,0 +1,200 @@
+"""Nobody passes without a bearer, on any route of either app, but for those public by name."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jwt
+import pytest
+
+from airflow_prominence import tokens
+from tests.api.conftest import User, job
+from tests.api.node import BASE, Driver, PretendNode, secret
+
+PREFIXES = ("/api/v1", "/prominence/v1", BASE)
+
+
+def routes() -> Iterator[tuple[str, str]]:
+    """Every (method, full path) of both apps, walked from the apps themselves."""
+    from airflow_prominence.api.app import internal_app, public_app
+
+    for prefixes, app in ((PREFIXES[:2], public_app()), (PREFIXES[2:], internal_app())):
+        found = [(method, route.path) for route in app.routes for method in sorted(route.methods)]
+        assert len(found) > 5
+        for prefix in prefixes:
+            for method, path in found:
+                filled = path.replace("{rest:path}", "1").replace("{job_id}", "1").replace("{node}", "1")
+                for name in ("dag_id", "run_id", "lease", "stream"):
+                    filled = filled.replace("{" + name + "}", "x")
+                assert "{" not in filled, path
+                yield method, prefix + filled
+
+
+def public() -> set[str]:
+    from airflow_prominence.api.routes.public import PUBLIC
+
+    return {prefix + path for prefix in PREFIXES[:2] for path in PUBLIC}
+
+
+def forged(audience: str, **change: Any) -> str:
+    now = int(time.time())
+    claims = {
+        "sub": "alice",
+        "jti": "x",
+        "aud": audience,
+        "iat": now,
+        "exp": now + 60,
+        "job": 1,
+        "lease": "x",
+        **change,
+    }
+    return jwt.encode(claims, "not the key but long enough for the algorithm", algorithm="HS256")
+
+
+def bad_bearers(user: User) -> dict[str, str | None]:
+    """Everything that must not open a door, by what is wrong with it."""
+    claims = jwt.decode(user.bearer, options={"verify_signature": False})
+    expired = dict(sub=user.name, jti=claims["jti"])
+    return {
+        "no token": None,
+        "junk": "junk",
+        "empty": "",
+        "expired": tokens.mint(tokens.USER, expired, -10, secret()),
+        "expired driver": tokens.mint(tokens.DRIVER, {"sub": "x"}, -10, secret()),
+        "expired node": tokens.mint(tokens.NODE, {"sub": "x"}, -10, secret()),
+        "never issued": tokens.mint(tokens.USER, {"sub": user.name, "jti": "never"}, 60, secret()),
+        "of another owner": tokens.mint(tokens.USER, {"sub": "root", "jti": claims["jti"]}, 60, secret()),
+        "forged user": forged(tokens.USER),
+        "forged job": forged(tokens.JOB),
+        "forged node": forged(tokens.NODE),
+        "forged driver": forged(tokens.DRIVER),
+        "wrong audience": forged("something-else"),
+        "alg none": jwt.encode(claims, None, algorithm="none"),
+        "alg none, driver": jwt.encode({**claims, "aud": tokens.DRIVER}, None, algorithm="none"),
+        "cut": user.bearer[:-2],
+    }
+
+
+def test_every_route_refuses_every_bad_bearer(http: Any, alice: User) -> None:
+    http.cookies.clear()
+    tried = 0
+    for method, path in routes():
+        for wrong, bearer in bad_bearers(alice).items():
+            headers = {} if bearer is None else {"Authorization": f"Bearer {bearer}"}
+            answer = http.request(method, path, headers=headers, json={})
+            if path in public() and method in ("GET", "HEAD"):
+                assert answer.status_code in (200, 204, 409), (method, path)
+                continue
+            assert answer.status_code == 401, (method, path, wrong, answer.text)
+            if method != "HEAD":
+                assert answer.json()["error"].startswith("Authentication failure"), (method, path, wrong)
+            tried += 1
+    assert tried > 500
+
+
+def test_user_tokens_do_not_open_internal_routes_nor_internal_ones_public(http: Any, alice: User) -> None:
+    inside = [tokens.mint(a, {"sub": "x", "site": "x"}, 60, secret()) for a in (tokens.DRIVER, tokens.NODE)]
+    for method, path in routes():
+        if path in public():
+            continue
+        bearers = [alice.bearer] if path.startswith(BASE) else inside
+        for bearer in bearers:
+            answer = http.request(method, path, headers={"Authorization": f"Bearer {bearer}"}, json={})
+            assert answer.status_code == 401, (method, path)
+
+
+def test_a_driver_cannot_act_as_a_node_nor_a_node_as_a_driver(http: Any) -> None:
+    node = PretendNode(http)
+    assert node.post("/jobs/1/claim", {"holder": "x"}).status_code == 403
+    assert Driver(http).post("/nodes", {"name": "x"}).status_code == 403
+    node.gone()
+
+
+def test_a_node_cannot_speak_for_another(http: Any) -> None:
+    one, other = PretendNode(http), PretendNode(http)
+    answer = one.post(f"/nodes/{other.id}/poll", {"boot": other.boot, "leases": {}, "timeout": 0})
+    assert answer.status_code == 403
+    one.gone()
+    other.gone()
+
+
+def test_a_runners_token_is_for_its_lease_only(http: Any, alice: User) -> None:
+    node, driver = PretendNode(http), Driver(http)
+    for _ in range(2):
+        driver.claim(alice.submit())
+    first, second = node.poll()["start"]
+    headers = {"Authorization": f"Bearer {first['token']}"}
+    path = f"{BASE}/leases/{second['lease']}/reports"
+    assert http.post(path, json={"reports": []}, headers=headers).status_code == 403
+    node.gone()
+
+
+def test_a_revoked_token_is_refused_at_once(http: Any, alice: User) -> None:
+    from airflow_prominence.api import usertokens
+
+    assert alice.get("/jobs").status_code == 200
+    [issued] = usertokens.list_tokens(alice.name)
+    assert usertokens.revoke(issued.jti)
+    assert alice.get("/jobs").status_code == 401
+    assert not usertokens.revoke("no such token")
+
+
+def test_a_user_token_is_what_the_real_client_wants(alice: User) -> None:
+    """It reads ``exp`` without verifying and needs an ``alg`` in the header (``prominence.md`` 0.1, 6.1)."""
+    claims = jwt.decode(alice.bearer, options={"verify_signature": False})
+    assert claims["exp"] > time.time()
+    assert jwt.get_unverified_header(alice.bearer)["alg"] == "HS256"
+
+
+def test_a_job_token_works_for_its_own_job_only(http: Any, alice: User) -> None:
+    node, driver = PretendNode(http), Driver(http)
+    other = alice.submit()
+    mine = alice.submit()
+    driver.claim(mine)
+    itself = User(http, alice.name, node.take().assignment["token"])
+    assert [item["id"] for item in itself.get("/jobs").json()] == [mine]
+    assert itself.describe(mine)["id"] == mine
+    assert itself.get(f"/jobs/{other}").json() == []
+    assert itself.get(f"/jobs/{other}/stdout").status_code == 400
+    assert itself.delete(f"/jobs/{other}").status_code == 400
+    answer = itself.post("/jobs", json=job())
+    assert answer.status_code == 403
+    assert isinstance(answer.json()["error"], str)
+    node.gone()
+
+
+@pytest.fixture
+def airflow_user(http: Any) -> Callable[[str], User]:
+    """Users with a JWT of Airflow's own auth manager."""
+
+    def make(name: str) -> User:
+        from airflow.api_fastapi.app import get_auth_manager
+        from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+
+        role = {"carol": "user", "viewer": "viewer", "admin": "admin"}[name]
+        return User(http, name, get_auth_manager().generate_jwt(SimpleAuthManagerUser(username=name, role=role)))
+
+    return make
+
+
+def test_an_airflow_jwt_works(airflow_user: Callable[[str], User]) -> None:
+    carol = airflow_user("carol")
+    job_id = carol.submit()
+    assert carol.describe(job_id)["id"] == job_id
+
+
+def test_an_airflow_viewer_may_look_but_not_act(airflow_user: Callable[[str], User]) -> None:
+    viewer = airflow_user("viewer")
+    assert viewer.get("/jobs").status_code == 200
+    answer = viewer.post("/jobs", json=job())
+    assert (answer.status_code, list(answer.json())) == (403, ["error"])
+
+
+def test_no_bearer_is_logged(http: Any, alice: User, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("DEBUG"):
+        alice.submit()
+        alice.get("/jobs/1/stdout")
+        http.get("/api/v1/jobs", headers={"Authorization": f"Bearer {alice.bearer[:-1]}"})
+    assert alice.bearer[:-1] not in caplog.text
