@@ -115,7 +115,6 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "operators": modules("operators"),
         "triggers": modules("triggers"),
-        "hooks": modules("hooks"),
         "bundles": modules("dags"),
         "config": _config(),
         "db-managers": ["airflow_prominence.store.manager.ProminenceDBManager"],

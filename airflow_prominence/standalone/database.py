@@ -16,7 +16,7 @@ import psycopg2
 
 from airflow_prominence.standalone.errors import StackError
 from airflow_prominence.standalone.places import Places, reachable_by_others
-from airflow_prominence.standalone.processes import Account
+from airflow_prominence.standalone.processes import Account, ProcessId, working_in
 from airflow_prominence.standalone.records import write_text
 from airflow_prominence.standalone.settings import DATABASE
 
@@ -91,6 +91,20 @@ class Database:
             lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
             raise StackError(f"initdb could not make {self.data}: {lines[-1]}")
         os.rename(making, self.data)
+
+    def forget_dead_server(self) -> None:
+        """Remove the lock file of a server that is dead.
+
+        PostgreSQL does so itself, unless the dead one is a zombie that an idle parent leaves about, as the first
+        process of many containers does.
+        """
+        lock = self.data / "postmaster.pid"
+        try:
+            pid = int(lock.read_text().splitlines()[0])
+        except (FileNotFoundError, IndexError, ValueError):
+            return
+        if ProcessId.of(pid) is None and not working_in(self.data):
+            lock.unlink(missing_ok=True)
 
     def connect(self, database: str = DATABASE) -> psycopg2.extensions.connection:
         return psycopg2.connect(

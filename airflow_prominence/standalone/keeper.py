@@ -53,6 +53,8 @@ class Keeper:
         self._launch(part, _FIRST_DELAY)
 
     def _launch(self, part: Part, delay: float) -> None:
+        if part.before:
+            part.before()
         child = spawn(part.argv, env=part.env, cwd=part.cwd, log=part.log, account=part.account)
         leader = ProcessId.of(child.pid)
         if leader is None:  # ended already: its parent is still to ask, so the pid is still its own

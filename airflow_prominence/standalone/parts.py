@@ -6,7 +6,7 @@ import hashlib
 import json
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +46,8 @@ class Part:
     cwd: Path
     log: Path
     account: Account | None = None
+    before: Callable[[], None] | None = None
+    """What is to be done before each start."""
 
     @property
     def fingerprint(self) -> str:
@@ -77,6 +79,7 @@ def database_part(places: Places, database: Database, environ: Mapping[str, str]
         cwd=database.data,
         log=places.logs / "postgres.log",
         account=database.account,
+        before=database.forget_dead_server,
     )
 
 

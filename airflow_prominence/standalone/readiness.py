@@ -14,10 +14,10 @@ _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def answers(url: str) -> bool:
-    """Whether a GET is answered with 200."""
+    """Whether a GET is answered well."""
     try:
         with _OPENER.open(url, timeout=5) as response:
-            return bool(response.status == 200)
+            return 200 <= int(response.status) < 300
     except _UNREACHABLE:
         return False
 

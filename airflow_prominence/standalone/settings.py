@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import sys
@@ -112,14 +111,11 @@ def airflow_settings(places: Places, ports: Mapping[str, int], secrets: Secrets)
         ("dag_processor", "parsing_processes"): "1",
         ("logging", "logging_level"): "INFO",
         ("logging", "uvicorn_logging_level"): "WARNING",
+        # A line for each long-poll, heartbeat and report would be most of the log and some of the CPU.
+        ("logging", "namespace_levels"): "http.access=WARNING",
         ("logging", "worker_log_server_port"): str(ports["worker log"]),
         ("logging", "trigger_log_server_port"): str(ports["trigger log"]),
         ("prominence", "internal_secret"): secrets.internal_secret,
     }
     named = {f"AIRFLOW__{section}__{option}".upper(): value for (section, option), value in settings.items()}
     return {"AIRFLOW_HOME": str(places.airflow_home), **named, **read_overrides(places.overrides)}
-
-
-def has_module(name: str) -> bool:
-    """Whether the installed package has this module (without importing it)."""
-    return importlib.util.find_spec(name) is not None

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import psycopg2
 
+from airflow_prominence.agent.images.demo import DEMO_NAME, build_demo_image
+from airflow_prominence.agent.images.model import PullError
 from airflow_prominence.dags.files import DAG_FILES, write_dag_files
 from airflow_prominence.standalone import database, node, ports, readiness, secretfiles, settings
 from airflow_prominence.standalone.errors import StackError
@@ -93,20 +95,31 @@ class Supervisor:
         self._tell("starting Airflow")
         for part in airflow_parts(places, environ):
             self._keeper.start(part)
-        if settings.has_module("airflow_prominence.agent.__main__"):
-            service = node.Node(
-                name=node.host_name(),
-                site=node.host_name(),
-                url=settings.internal_url(chosen),
-                state=places.node,
-                images=places.images,
-                engines=places.engines,
-            )
-            service.prepare(secrets.internal_secret)
-            self._keeper.start(node_part(places, service, environ))
+        self._start_node(chosen, secrets, environ)
         self._write_env(chosen, secrets, environ)
         self._await(server, chosen)
         self._tell("ready", ready=True)
+
+    def _start_node(self, chosen: dict[str, int], secrets: secretfiles.Secrets, environ: dict[str, str]) -> None:
+        """This machine's node service, with an image that its jobs can use without any registry."""
+        places = self._places
+        archive = places.images / "demo.tar"
+        if not archive.exists():
+            self._tell("making a small container image")
+            try:
+                build_demo_image(str(archive))
+            except PullError as problem:
+                raise StackError(f"{problem}.") from None
+        service = node.Node(
+            name=node.host_name(),
+            site=node.host_name(),
+            url=settings.internal_url(chosen),
+            state=places.node,
+            images=places.images,
+            engines=places.engines,
+        )
+        service.prepare(secrets.internal_secret)
+        self._keeper.start(node_part(places, service, environ))
 
     def _choose_ports(self) -> dict[str, int]:
         """The ports of last time where they are free or still our own, else the next free ones."""
@@ -158,7 +171,7 @@ class Supervisor:
             "AIRFLOW_URL": settings.base_url(chosen),
             "AIRFLOW_USER": secretfiles.ADMIN,
             "AIRFLOW_PASSWORD": secrets.passwords[secretfiles.ADMIN],
-            "PROMINENCE_DEMO_IMAGE": "prominence/demo:latest",
+            "PROMINENCE_DEMO_IMAGE": DEMO_NAME,
         }
         lines = [f"export {name}='{value}'" for name, value in values.items()]
         write_text(self._places.env_file, "\n".join(lines) + "\n")
@@ -167,15 +180,13 @@ class Supervisor:
         base = settings.base_url(chosen)
         checks: list[tuple[str, Callable[[], bool]]] = [
             ("waiting for the API server", lambda: readiness.answers(base + "/api/v2/version")),
+            ("waiting for the PROMINENCE API", lambda: readiness.answers(settings.public_url(chosen) + "/schemas")),
             (
                 "waiting for scheduler, dag-processor and triggerer",
                 lambda: readiness.healthy(base),
             ),
             ("waiting for the job DAG", lambda: self._job_dag_known(server)),
         ]
-        if settings.has_module("airflow_prominence.plugin"):
-            health = settings.public_url(chosen) + "/health"
-            checks.insert(1, ("waiting for the PROMINENCE API", lambda: readiness.answers(health)))
         deadline = time.monotonic() + _START_SECONDS
         for step, check in checks:
             self._tell(step)

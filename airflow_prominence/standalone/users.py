@@ -13,7 +13,6 @@ from airflow_prominence.standalone.errors import StackError
 from airflow_prominence.standalone.places import Places
 from airflow_prominence.standalone.records import read_json, write_json
 from airflow_prominence.standalone.secretfiles import USERS
-from airflow_prominence.standalone.settings import has_module
 
 _VARIABLES = dict(zip(USERS, ("PROMINENCE_TOKEN", "PROMINENCE_TOKEN2"), strict=True))
 _RENEW_BEFORE_S = 7 * 86400
@@ -31,8 +30,6 @@ def _good(token: object) -> bool:
 
 def user_tokens(places: Places, environ: Mapping[str, str]) -> dict[str, str]:
     """``PROMINENCE_TOKEN…`` of each demo user, by the same command that an admin types."""
-    if not has_module("airflow_prominence.api.usertokens"):
-        return {}
     path = places.secrets / "tokens.json"
     kept = read_json(path) or {}
     wanting = [user for user in USERS if not _good(kept.get(user))]

@@ -1,0 +1,68 @@
+#!/bin/bash
+# The test suites: deploy/test.sh all | unit | deploy. .venv is there already (make dev-venv).
+set -uo pipefail
+cd "$(dirname "$0")/.."
+what=$1
+
+# Programs that the tests of the container runtimes need, by the command that shows that they are there.
+needed="podman:podman runc:runc newuidmap:uidmap busybox:busybox-static curl:curl"
+
+install_needed() {
+    local missing=() entry
+    for entry in $needed; do
+        command -v "${entry%%:*}" >/dev/null || missing+=("${entry##*:}")
+    done
+    [ ${#missing[@]} = 0 ] && return
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "Installing with apt-get what tests need: ${missing[*]} ..."
+        { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}"; } \
+            >/dev/null 2>&1 || echo "apt-get could not install ${missing[*]}; tests that need them will say so."
+    else
+        echo "Not installed: ${missing[*]} (apt-get install ${missing[*]}); tests that need them will say so."
+    fi
+}
+
+failed=()
+step() { # name, command...
+    local name=$1 began=$SECONDS
+    shift
+    echo "== $name"
+    if "$@"; then
+        echo "== $name: well, $((SECONDS - began)) s"
+    else
+        failed+=("$name")
+        echo "== $name: FAILED, $((SECONDS - began)) s"
+    fi
+}
+
+suites() { # those of the folders that there are
+    local folder found=()
+    for folder in "$@"; do
+        [ -d "tests/$folder" ] && found+=("tests/$folder")
+    done
+    .venv/bin/python -m pytest -q "${found[@]}" ${PYTEST_ARGS:-}
+}
+
+case $what in
+all)
+    install_needed
+    step "ruff check" .venv/bin/ruff check .
+    step "ruff format" .venv/bin/ruff format --check --quiet .
+    step "mypy" .venv/bin/mypy
+    step "import arrows" .venv/bin/lint-imports
+    step "tests" suites unit runtimes agent api integration
+    ;;
+unit) step "tests" suites unit ;;
+deploy)
+    step "tests of the deployment" suites deploy
+    ;;
+*)
+    echo "deploy/test.sh all | unit | deploy" >&2
+    exit 2
+    ;;
+esac
+if [ ${#failed[@]} -gt 0 ]; then
+    printf -v list '%s, ' "${failed[@]}"
+    echo "Failed: ${list%, }"
+    exit 1
+fi

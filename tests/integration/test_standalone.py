@@ -1,0 +1,149 @@
+"""The one-machine stack itself: what it writes down, what it starts again, what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from airflow_prominence.standalone import control
+from airflow_prominence.standalone.parts import ALL, MARK
+from airflow_prominence.standalone.processes import marked, working_in
+from tests.integration.stacks import Stack, until
+
+
+def test_env_file_is_the_owners_alone_and_complete(stack: Stack) -> None:
+    assert stat.S_IMODE(stack.places.env_file.stat().st_mode) == 0o600
+    assert set(stack.env) == {
+        "PROMINENCE_URL",
+        "PROMINENCE_TOKEN",
+        "PROMINENCE_TOKEN2",
+        "AIRFLOW_URL",
+        "AIRFLOW_USER",
+        "AIRFLOW_PASSWORD",
+        "PROMINENCE_DEMO_IMAGE",
+    }
+
+
+def test_real_client_works_after_sourcing_the_env_file(stack: Stack) -> None:
+    listed = stack.run_cli("list")
+    assert listed.code == 0, listed
+    assert "Error" not in listed.stdout
+
+
+def test_login_with_the_written_password(stack: Stack) -> None:
+    with stack.airflow_client() as session:
+        assert session.get("/api/v2/dags/prominence_job").status_code == 200
+
+
+def test_secrets_can_be_read_by_their_owner_only(stack: Stack) -> None:
+    files = [path for path in stack.places.secrets.rglob("*") if path.is_file()]
+    assert files
+    assert {stat.S_IMODE(path.stat().st_mode) & 0o077 for path in files} == {0}
+    assert stat.S_IMODE(stack.places.secrets.stat().st_mode) == 0o700
+
+
+def test_nothing_runs_postgres_as_root(stack: Stack) -> None:
+    for pid in stack.pids("postgres"):
+        assert os.stat(f"/proc/{pid}").st_uid != 0
+
+
+def test_node_has_none_of_airflows_settings(stack: Stack) -> None:
+    environment = Path(f"/proc/{stack.leader('node').pid}/environ").read_bytes()
+    assert b"AIRFLOW" not in environment
+    assert stack.secrets.database_password.encode() not in environment
+
+
+@pytest.mark.parametrize("part", ["scheduler", "triggerer", "dag-processor", "api-server", "postgres", "node"])
+def test_killed_part_is_started_again_without_its_orphans(stack: Stack, part: str) -> None:
+    before = set(stack.pids(part))
+    stack.restart(part)
+    kept = set() if part == "node" else before & set(stack.pids(part))
+    assert kept == set()
+    until(lambda: _healthy(stack), 60, what="all components are healthy")
+
+
+def _healthy(stack: Stack) -> bool:
+    try:
+        health = httpx.get(f"{stack.airflow_url}/api/v2/monitor/health", timeout=5).json()
+    except httpx.HTTPError:
+        return False
+    return all(component["status"] == "healthy" for component in health.values())
+
+
+def test_up_takes_over_what_a_killed_supervisor_left(stack: Stack) -> None:
+    daemon = control.supervisor(stack.places)
+    assert daemon
+    before = {part: stack.leader(part) for part in ALL}
+    os.kill(daemon.pid, signal.SIGKILL)
+    until(lambda: control.supervisor(stack.places) is None, 10)
+    stack.up()
+    assert {part: stack.leader(part) for part in ALL} == before
+    assert control.supervisor(stack.places) not in (None, daemon)
+
+
+def test_up_twice_is_up_once(stack: Stack) -> None:
+    daemon = control.supervisor(stack.places)
+    stack.up()
+    assert control.supervisor(stack.places) == daemon
+
+
+def test_check_config_finds_nothing(stack: Stack) -> None:
+    checked = stack.run_airflow("prominence", "check-config")
+    assert checked.code == 0, checked.stdout
+
+
+def test_token_command_prints_a_token_that_the_client_accepts_until_it_is_revoked(stack: Stack) -> None:
+    made = stack.run_airflow("prominence", "token", "carol", "--days", "2", "--groups", "a,b")
+    assert made.code == 0, made.stderr
+    token = made.stdout.strip()
+    assert len(token.split(".")) == 3
+    assert "\n" not in token
+    assert token not in made.stderr
+    assert "expires" in made.stderr
+    listed = stack.run_cli("list", token=token)
+    assert listed.code == 0, listed
+    jti = made.stderr.partition("Token ")[2].split()[0]
+    assert jti in stack.run_airflow("prominence", "token", "--list", "carol").stdout
+    assert stack.run_airflow("prominence", "token", "--revoke", jti).code == 0
+    with stack.client(token) as session:
+        assert session.get("/jobs").status_code == 401
+
+
+def test_reparse_asks_for_the_folders_files(stack: Stack) -> None:
+    asked = stack.run_airflow("prominence", "reparse")
+    assert asked.code == 0, asked
+    assert "of 2 files" in asked.stdout
+
+
+@pytest.fixture
+def second_home() -> Iterator[Path]:
+    home = Path(tempfile.mkdtemp(prefix="prominence-second-"))
+    home.chmod(0o755)
+    yield home
+    shutil.rmtree(home, ignore_errors=True)
+
+
+def test_second_stack_takes_other_ports_and_leaves_nothing(stack: Stack, second_home: Path) -> None:
+    second = Stack(second_home)
+    second.places.ports.write_text(stack.places.ports.read_text())
+    try:
+        second.up()
+        assert not set(second.ports.values()) & set(stack.ports.values())
+        assert second.answers()
+        assert stack.answers()
+        leaders = [second.leader(part) for part in ALL]
+    finally:
+        second.stop()
+    second.stop()
+    assert not [leader for leader in leaders if leader.alive()]
+    assert not working_in(second.places.database)
+    assert not [process for part in ALL for process in marked(MARK, f"{second.places.home}:{part}")]
+    assert stack.answers()
