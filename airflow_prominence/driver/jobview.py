@@ -11,7 +11,7 @@ PHASES = ("queued", "provisioning", "ready", "staging_in", "running", "staging_o
 
 # Kinds of events that say how far an attempt has come (the rest of a job's story is told in between).
 _REACHED_BY_EVENT = {
-    "ready": "ready",
+    "placed": "ready",
     "stage_in": "staging_in",
     "pulled": "staging_in",
     "running": "running",
@@ -33,6 +33,12 @@ class JobEvent:
     def from_json(cls, data: Mapping[str, Any]) -> JobEvent:
         """Read an event of an answer."""
         return cls(float(data["time"]), int(data["attempt"]), str(data["kind"]), str(data["message"]))
+
+
+def _exit_codes(execution: Any) -> tuple[int, ...]:
+    """The exit codes of the tasks that ran, from the job's ``execution`` (there since its end)."""
+    tasks = execution.get("tasks") if isinstance(execution, Mapping) else None
+    return tuple(int(task["exitCode"]) for task in tasks or () if "exitCode" in task)
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,7 @@ class JobView:
             events=tuple(JobEvent.from_json(event) for event in data["events"]),
             will_retry=bool(data["will_retry"]),
             tasks_success=data.get("tasks_success"),
-            exit_codes=tuple(int(code) for code in data.get("exit_codes") or ()),
+            exit_codes=_exit_codes(data.get("execution")),
         )
 
     @property
@@ -101,7 +107,7 @@ class JobView:
         return f"Job {self.id} ({self.name})" if self.name else f"Job {self.id}"
 
     def has_reached(self, phase: str) -> bool:
-        """Whether the job has come as far as ``phase``, in this attempt or, if it has ended, in any."""
+        """Whether the job has come as far as ``phase``, in this attempt or in one before."""
         wanted = PHASES.index(phase)
         if not self.ended and PHASES.index(self.phase) >= wanted:
             return True

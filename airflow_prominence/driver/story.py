@@ -30,8 +30,7 @@ class Story:
         self._phase = phase
         self._write = write
         self._told: set[JobEvent] = set()
-        self._head = ""
-        self._waiting = ""
+        self._headed = 0
 
     def tell(self, job: JobView) -> None:
         """Write what is new."""
@@ -42,18 +41,15 @@ class Story:
             self._told.add(event)
             for line in event.message.splitlines() or [event.kind]:
                 self._write(line)
-        if job.phase == "queued" and job.reason and job.reason != self._waiting:
-            self._waiting = job.reason
-            self._write(f"Waiting: {job.reason}")
 
     def _tell_head(self, job: JobView) -> None:
+        if job.attempt == self._headed:
+            return
+        self._headed = job.attempt
         attempt = f", attempt {job.attempt} of {job.max_attempts}" if job.max_attempts > 1 else ""
         place = f", at {job.site} on {', '.join(job.nodes)}" if job.site and job.nodes else ""
         image = f", image {job.image}" if job.image else ""
-        head = f"{job.title} of {job.owner}{attempt}{place}{image}"
-        if head != self._head:
-            self._head = head
-            self._write(head)
+        self._write(f"{job.title} of {job.owner}{attempt}{place}{image}")
 
     def _is_mine(self, event: JobEvent, chapter: str) -> bool:
         if self._phase == "job":

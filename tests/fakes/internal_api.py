@@ -72,7 +72,7 @@ class FakeJob:
             "events": self.events,
             "will_retry": self.will_retry,
             "tasks_success": self.tasks_success,
-            "exit_codes": self.exit_codes,
+            "execution": {"tasks": [{"exitCode": code} for code in self.exit_codes]} if self.exit_codes else None,
         }
 
 
@@ -128,14 +128,16 @@ class FakeInternalApi(httpx.AsyncBaseTransport):
 
     def place(self, job_id: int, site: str = "local", node: str = "node-1") -> None:
         """Give a job its place."""
-        self.change(job_id, phase="ready", site=site, nodes=[node], event=("ready", f"Placed at {site} on {node}"))
+        self.change(job_id, phase="ready", site=site, nodes=[node], event=("placed", f"Placed at {site} on {node}"))
 
     def advance(self, job_id: int, phase: str) -> None:
         """Let the agent report that it has come to a phase."""
         kinds = {"staging_in": "stage_in", "running": "running", "staging_out": "stage_out"}
         self.change(job_id, phase=phase, event=(kinds[phase], f"The job is {phase}"))
 
-    def end(self, job_id: int, outcome: str = "completed", reason: str = "", code: int = 0, released: bool = True) -> None:
+    def end(
+        self, job_id: int, outcome: str = "completed", reason: str = "", code: int = 0, released: bool = True
+    ) -> None:
         """End a job."""
         self.change(
             job_id,
@@ -223,7 +225,8 @@ class FakeInternalApi(httpx.AsyncBaseTransport):
         if job.phase == "queued" and self.has_room:
             self.place(job.id)
         elif job.phase == "queued" and job.reason != "No matching resources currently available":
-            self.change(job.id, reason="No matching resources currently available")
+            why = "No matching resources currently available"
+            self.change(job.id, reason=why, event=("waiting", f"Waiting for room: {why}"))
         return httpx.Response(200, json={"job": job.view()})
 
     async def _watch(self, body: dict[str, Any]) -> httpx.Response:

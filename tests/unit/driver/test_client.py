@@ -51,7 +51,7 @@ async def test_an_answer_that_is_lost_is_asked_for_again(api: FakeInternalApi, c
     job = await client.claim(1, "h")
     assert job.phase == "ready"
     assert api.jobs[1].claims == ["h", "h"]
-    assert [event.kind for event in job.events] == ["ready"]
+    assert [event.kind for event in job.events] == ["placed"]
 
 
 async def test_a_refusal_is_a_sentence(api: FakeInternalApi, client: InternalClient) -> None:

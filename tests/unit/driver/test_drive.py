@@ -177,7 +177,7 @@ async def test_a_driver_that_is_killed_at_any_moment_and_begun_again_does_nothin
     if moment != "done":
         api.end(1)
     assert (await _soon(second)).ended
-    placed = [event for event in api.jobs[1].events if event["kind"] == "ready"]
+    placed = [event for event in api.jobs[1].events if event["kind"] == "placed"]
     assert len(placed) == 1
 
 

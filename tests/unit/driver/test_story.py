@@ -8,7 +8,7 @@ from tests.fakes.internal_api import FakeJob
 
 _EVENTS = [
     (1, "queued", "Waiting for a place"),
-    (1, "ready", "Placed at local on node-1"),
+    (1, "placed", "Placed at local on node-1"),
     (1, "stage_in", "Bringing 1 input file"),
     (1, "pulled", "Image busybox pulled in 2.1 s"),
     (1, "running", "Task 0 starts"),
@@ -57,13 +57,13 @@ def test_one_line_a_change_and_none_a_poll() -> None:
     assert _tell("run", first, then, then) == [*_tell("run", first), "Task 0 ended with exit code 1 after 0.2 s"]
 
 
-def test_a_waiting_job_says_why() -> None:
-    waiting = _view([], reason="No matching resources currently available")
-    assert _tell("provision", waiting, waiting)[1:] == ["Waiting: No matching resources currently available"]
-
-
 def test_a_new_attempt_is_told_by_whoever_drives_it() -> None:
-    events = [*_EVENTS[:6], (2, "queued", "Tried again"), (2, "ready", "Placed at local on node-2"), (2, "running", "Go")]
+    events = [
+        *_EVENTS[:6],
+        (2, "queued", "Tried again"),
+        (2, "placed", "Placed at local on node-2"),
+        (2, "running", "Go"),
+    ]
     again = _view(events, phase="running", attempt=2, max_attempts=2, site="local", nodes=["node-2"])
     lines = _tell("run", again)
     assert lines[0] == "Job 1 (calc) of alice, attempt 2 of 2, at local on node-2, image busybox"

@@ -14,10 +14,10 @@ def _job(*reached: str, **fields: Any) -> JobView:
     return JobView.from_json(FakeJob(1, events=events, **fields).view())
 
 
-_RAN = ("ready", "stage_in", "running", "stage_out")
+_RAN = ("placed", "stage_in", "running", "stage_out")
 
 QUEUED = _job()
-READY = _job("ready", phase="ready", site="local", nodes=["n1"])
+READY = _job("placed", phase="ready", site="local", nodes=["n1"])
 RUNNING = _job(*_RAN[:3], phase="running")
 TASKS_FINE = _job(*_RAN, phase="staging_out", tasks_success=True)
 TASKS_FAILED = _job(*_RAN, phase="staging_out", tasks_success=False, exit_codes=[3])
@@ -26,7 +26,7 @@ EXIT_1 = _job(*_RAN, phase="done", outcome="completed", node_success=False, exit
 EXIT_1_IS_FINE = _job(*_RAN, phase="done", outcome="completed", node_success=True, exit_codes=[1])
 TOO_LONG_QUEUED = _job(phase="done", outcome="failed", reason="Maximum time queued was exceeded", node_success=False)
 PULL_FAILED = _job(
-    "ready", "stage_in", phase="done", outcome="failed", reason="Unable to pull image", node_success=False
+    "placed", "stage_in", phase="done", outcome="failed", reason="Unable to pull image", node_success=False
 )
 WALLTIME = _job(*_RAN[:3], phase="done", outcome="killed", reason="Walltime limit exceeded", node_success=False)
 DELETED_WAITING = _job(phase="done", outcome="deleted", reason="Job deleted by user", node_success=False)

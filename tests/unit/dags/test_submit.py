@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from airflow.models.dag import DagModel
+from sqlalchemy.orm import Session
+
+from airflow_prominence import _compat
+from airflow_prominence.dags.names import job_id_of_run, run_id_for
+from airflow_prominence.dags.submit import (
+    DagMissing,
+    find_task_instance,
+    phase_task_states,
+    run_facts,
+    run_state,
+    submit_run,
+)
+
+
+def _submit(session: Session, number: int) -> None:
+    submit_run(session, dag_id="prominence_job", run_id=f"job-{number}", conf={"job_id": number}, owner="alice")
+
+
+def test_a_fresh_database_gets_the_dag_with_the_first_run(airflow_session: Session) -> None:
+    _submit(airflow_session, 1)
+    _submit(airflow_session, 2)
+    assert run_state(airflow_session, "prominence_job", "job-1") == "queued"
+    assert run_state(airflow_session, "prominence_job", "job-2") == "queued"
+    assert run_state(airflow_session, "prominence_job", "job-3") is None
+    assert phase_task_states(airflow_session, "prominence_job", "job-1") == {
+        "provision": None,
+        "stage_in": None,
+        "run": None,
+        "stage_out": None,
+    }
+    facts = run_facts(airflow_session, "prominence_job", "job-2")
+    assert facts is not None
+    assert (facts.user, facts.conf) == ("alice", {"job_id": 2})
+    [ti] = _compat.task_instances(airflow_session, "prominence_job", "job-1", ["run"])
+    assert find_task_instance(airflow_session, ti.id) == ti
+
+
+def test_nothing_is_committed(airflow_session: Session) -> None:
+    _submit(airflow_session, 1)
+    airflow_session.rollback()
+    assert run_state(airflow_session, "prominence_job", "job-1") is None
+    assert _compat.dag_state(airflow_session, "prominence_job") is None
+    # The process's cache must not believe in the version that was rolled back.
+    _submit(airflow_session, 1)
+    airflow_session.commit()
+    assert run_state(airflow_session, "prominence_job", "job-1") == "queued"
+
+
+def test_a_stale_dag_is_made_active_again(airflow_session: Session) -> None:
+    _submit(airflow_session, 1)
+    model = airflow_session.get(DagModel, "prominence_job")
+    assert model is not None
+    model.is_stale = True
+    airflow_session.flush()
+    _submit(airflow_session, 2)
+    airflow_session.refresh(model)
+    assert not model.is_stale
+
+
+def test_an_unknown_dag_is_said_to_be_missing(airflow_session: Session) -> None:
+    with pytest.raises(DagMissing, match="DAG wf-1 is not in Airflow's database"):
+        submit_run(airflow_session, dag_id="wf-1", run_id="wf-1", conf={}, owner="alice")
+
+
+@pytest.mark.parametrize(
+    ("name", "run_id"),
+    [
+        ("calculate-pi", "job-7375.calculate-pi"),
+        ("wf/job/3", "job-7375.wf-job-3"),
+        ("two words", "job-7375.two-words"),
+        ("..", "job-7375"),
+        ("", "job-7375"),
+        ("Ärger 🚒", "job-7375.rger"),
+        ("a" * 500, "job-7375." + "a" * 100),
+        ("x\n../../y", "job-7375.x-y"),
+    ],
+)
+def test_run_ids_are_readable_and_safe(name: str, run_id: str) -> None:
+    from airflow.configuration import conf
+
+    assert run_id_for(7375, name) == run_id
+    assert re.match(conf.get("scheduler", "allowed_run_id_pattern"), run_id)
+    assert job_id_of_run(run_id) == 7375
+
+
+def test_others_run_ids_show_no_job() -> None:
+    assert job_id_of_run("manual__2026-01-01T00:00:00+00:00") is None
+    assert job_id_of_run("job-x") is None
