@@ -24,10 +24,8 @@ async def test_a_bad_bearer_is_refused_by_airflow(monkeypatch: pytest.MonkeyPatc
     from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
     from fastapi import HTTPException
 
-    monkeypatch.setattr(
-        "airflow.api_fastapi.core_api.security.get_auth_manager", lambda: SimpleAuthManager(), raising=True
-    )
-    monkeypatch.setattr("airflow.api_fastapi.app.get_auth_manager", lambda: SimpleAuthManager(), raising=True)
+    monkeypatch.setattr("airflow.api_fastapi.core_api.security.get_auth_manager", SimpleAuthManager, raising=True)
+    monkeypatch.setattr("airflow.api_fastapi.app.get_auth_manager", SimpleAuthManager, raising=True)
     monkeypatch.setenv("AIRFLOW__API_AUTH__JWT_SECRET", "a secret of the tests that is long enough to be one")
     assert isinstance(_compat.get_auth_manager(), SimpleAuthManager)
     with pytest.raises(HTTPException) as refused:

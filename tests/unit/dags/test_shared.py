@@ -98,17 +98,25 @@ def test_the_form_takes_a_job_or_nothing(job: Any) -> None:
     assert not form.is_valid({**good, "tasks": [{"image": "busybox", "cmdd": "x"}]})
 
 
-@pytest.mark.parametrize("document", sorted((ROOT / "tests/corpus").glob("*.expected.json")), ids=lambda p: p.name)
-def test_the_form_refuses_no_good_document(document: Path) -> None:
+def _good_job_documents() -> dict[str, dict[str, Any]]:
+    """The corpus's valid jobs, but those with a secret in them."""
+    good = {}
+    for expected in sorted((ROOT / "tests/corpus").glob("*.expected.json")):
+        told = json.loads(expected.read_text())
+        path = expected.with_name(expected.name.replace(".expected", ""))
+        if not told.get("valid") or told.get("kind") != "job":
+            continue
+        document = json.loads(path.read_text())
+        if "imagePullCredential" not in path.read_text() and "storage" not in document:
+            good[path.stem] = document
+    return good
+
+
+@pytest.mark.parametrize("name", _good_job_documents())
+def test_the_form_refuses_no_good_document(name: str) -> None:
     """The API has the last word on a document; the form must not refuse what the API takes."""
-    expected = json.loads(document.read_text())
-    body = json.loads(document.with_name(document.name.replace(".expected", "")).read_text())
-    if expected.get("valid") is not True or not isinstance(body, dict) or "jobs" in body:
-        return
-    text = json.dumps(body)
-    if "imagePullCredential" in text or "storage" in body:
-        return
-    assert [error.message for error in Draft7Validator(job_param_schema()).iter_errors(body)] == []
+    document = _good_job_documents()[name]
+    assert [error.message for error in Draft7Validator(job_param_schema()).iter_errors(document)] == []
 
 
 def test_the_form_has_no_place_for_secrets() -> None:

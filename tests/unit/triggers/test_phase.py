@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +30,7 @@ class _TaskInstance:
 
 
 @pytest.fixture
-def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeInternalApi]:
+def api(monkeypatch: pytest.MonkeyPatch) -> FakeInternalApi:
     fake = FakeInternalApi()
     made: list[DriverProcess] = []
 
@@ -48,7 +48,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeInternalApi]:
     monkeypatch.setattr(phase, "this_process", process)
     monkeypatch.setattr(maintenance, "this_process", process)
     monkeypatch.setattr(phase, "_LEAST_LIFE_S", 0.05)
-    yield fake
+    return fake
 
 
 def _trigger(name: str, run_id: str) -> PhaseTrigger:
