@@ -103,11 +103,10 @@ def check_url(url: str, path: Path) -> None:
     try:
         parts = urlsplit(url)
         host = parts.hostname
-        _ = parts.port
     except ValueError:
         raise DocumentError(path_of(path), "is not a valid URL") from None
     if parts.scheme not in {"http", "https"}:
-        raise DocumentError(path_of(path), f"must be an http or https URL, not {quoted(parts.scheme)}")
+        raise DocumentError(path_of(path), f"must be an http or https URL, not {quoted(url.partition(':')[0])}")
     if not host:
         raise DocumentError(path_of(path), "has no host name")
     try:

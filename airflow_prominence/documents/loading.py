@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from airflow_prominence.documents.errors import DocumentError, path_of, quoted
 
 MAX_DEPTH = 64
-MAX_VALUES = 500_000
+MAX_VALUES = 300_000
 _MAX_INTEGER = 2**63 - 1
 
 

@@ -1,0 +1,120 @@
+"""What is valid but not built yet is refused by name, and nothing else is."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from airflow_prominence.documents import parse_job, unsupported
+
+JOB: dict[str, Any] = {"resources": {"cpus": 1, "memory": 1}, "tasks": [{"image": "busybox", "cmd": "date"}]}
+
+
+def job(**changes: Any) -> dict[str, Any]:
+    return {**copy.deepcopy(JOB), **changes}
+
+
+def resources(**changes: Any) -> dict[str, Any]:
+    return job(resources={"cpus": 1, "memory": 1, **changes})
+
+
+def second_task(**changes: Any) -> dict[str, Any]:
+    return job(tasks=[{"image": "busybox"}, {"image": "busybox", "cmd": "x", **changes}])
+
+
+ONEDATA = {"type": "onedata", "mountpoint": "/data", "onedata": {"provider": "p", "token": "t"}}
+
+
+@pytest.mark.parametrize(
+    ("document", "sentence"),
+    [
+        (resources(nodes=2), "resources.nodes: more than one node is not supported yet"),
+        (resources(cpusRange=[1, 2]), "resources.cpusRange: is not supported yet"),
+        (resources(cpusOptions=[1, 2]), "resources.cpusOptions: is not supported yet"),
+        (resources(totalCpusRange=[1, 2]), "resources.totalCpusRange: is not supported yet"),
+        (job(artifacts=[{"url": "x"}]), "artifacts: is not supported yet"),
+        (job(outputFiles=["x"]), "outputFiles: is not supported yet"),
+        (job(outputDirs=["x"]), "outputDirs: is not supported yet"),
+        (job(storage=ONEDATA), "storage: is not supported yet"),
+        (
+            job(notifications=[{"event": "jobFinished", "type": "email"}]),
+            "notifications: is not supported yet",
+        ),
+        (
+            job(policies={"maximumIdleTimePerResource": 1}),
+            "policies.maximumIdleTimePerResource: is not supported yet",
+        ),
+        (job(policies={"leaveInQueue": True}), "policies.leaveInQueue: is not supported yet"),
+        (
+            job(policies={"placement": {"requirements": {"regions": ["A"]}}}),
+            "policies.placement: is not supported yet",
+        ),
+        (job(policies={"autoScalingType": "dedicated"}), "policies.autoScalingType: is not supported yet"),
+        (job(policies={"preemptible": True}), "policies.preemptible: is not supported yet"),
+        (second_task(type="openmpi"), 'tasks[1].type: "openmpi" is not supported yet'),
+        (second_task(type="sidecar"), 'tasks[1].type: "sidecar" is not supported yet'),
+        (second_task(procsPerNode=1), "tasks[1].procsPerNode: is not supported yet"),
+        (second_task(app="a"), "tasks[1].app: is not supported yet"),
+        (second_task(stdout="a"), "tasks[1].stdout: is not supported yet"),
+        (second_task(imageSha256="a" * 64), "tasks[1].imageSha256: is not supported yet"),
+        (second_task(image="shub://a/b"), "tasks[1].image: Singularity Hub images are not supported yet"),
+        (
+            second_task(image="https://a.example/b.sif?x=1"),
+            "tasks[1].image: Singularity image files are not supported yet",
+        ),
+        (second_task(image="b.simg"), "tasks[1].image: Singularity image files are not supported yet"),
+        (second_task(image="/data/b"), "tasks[1].image: images on attached storage are not supported yet"),
+        (second_task(image="b.tar"), "tasks[1].image: uploaded images are not supported yet"),
+    ],
+)
+def test_not_yet(document: dict[str, Any], sentence: str) -> None:
+    assert unsupported(parse_job(document)) == sentence
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        JOB,
+        job(
+            name="all that runs",
+            labels={"a": "b"},
+            inputs=[{"filename": "f", "content": "", "executable": True}],
+            resources={"cpus": 2, "memoryPerCpu": 1.5, "nodes": 1, "disk": 5, "walltime": 5},
+            policies={
+                "maximumRetries": 1,
+                "maximumTaskRetries": 1,
+                "maximumTimeInQueue": -1,
+                "priority": 1,
+                "ignoreTaskFailures": True,
+                "reportJobSuccessOnTaskFailure": True,
+            },
+        ),
+        job(
+            artifacts=[],
+            outputFiles=[],
+            outputDirs=[],
+            notifications=[],
+            policies={
+                "leaveInQueue": False,
+                "placement": {},
+                "autoScalingType": "none",
+                "preemptible": False,
+                "maximumIdleTimePerResource": 0,
+                "runSerialTasksOnAllNodes": False,
+            },
+        ),
+        second_task(
+            image="registry.example/a/b:1",
+            runtime="udocker",
+            env={"A": 1},
+            workdir="/tmp",
+            type="basic",
+            imagePullCredential={"username": "u", "token": "t"},
+        ),
+        second_task(image="https://a.example/b.tar"),
+    ],
+)
+def test_what_runs(document: dict[str, Any]) -> None:
+    assert unsupported(parse_job(document)) is None
