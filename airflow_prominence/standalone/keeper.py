@@ -109,7 +109,7 @@ def recorded(places: Places) -> dict[str, ProcessId]:
     return {name: leader for name, leader in leaders.items() if leader}
 
 
-def end_all(places: Places, grace: float = 10) -> None:
+def end_all(places: Places, grace: float = 5) -> None:
     """End every process of the stack, jobs too."""
     leaders = recorded(places)
     for names in (tuple(name for name in ALL if name != POSTGRES), (POSTGRES,)):

@@ -52,7 +52,9 @@ class Part:
     @property
     def fingerprint(self) -> str:
         """Changes whenever a running process of this part is not what would be started now."""
-        told = json.dumps([self.argv, sorted(self.env.items())])
+        # Not by the rest of the environment, which tells of the terminal that the stack was started from.
+        ours = sorted((name, value) for name, value in self.env.items() if name.startswith(("AIRFLOW", MARK)))
+        told = json.dumps([self.argv, ours])
         return hashlib.sha256(told.encode()).hexdigest()
 
 
