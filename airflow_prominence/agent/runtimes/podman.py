@@ -1,9 +1,11 @@
 """Containers by podman, on our own root file systems: no image store, and nothing mixed with the admin's containers."""
 
+import hashlib
 import json
 import os
 import resource
 import shutil
+import stat
 from typing import Dict, List, Tuple
 
 from . import writable
@@ -107,12 +109,25 @@ class Podman(Runtime):
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return os.path.join(self.engine_dir, "podman", file.read(8))
 
+    def _short(self) -> str:
+        """podman wants a runroot of at most 50 characters, so it cannot be in the engine folder."""
+        base = "/run"
+        if os.geteuid() != 0:
+            session = f"/run/user/{os.geteuid()}"
+            base = session if os.access(session, os.W_OK) else "/tmp"
+        key = hashlib.sha256(self._folder().encode()).hexdigest()[:10]
+        path = make_folder(f"{base}/prominence-{key}", mode=0o700)
+        found = os.lstat(path)
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            raise RuntimeUnavailable(f"{path} is needed for podman but belongs to somebody else")
+        return path
+
     def _command(self) -> List[str]:
         folder = self._folder()
         return [
             self._podman(),
             "--root=" + os.path.join(folder, "root"),
-            "--runroot=" + os.path.join(folder, "run"),
+            "--runroot=" + self._short(),
             "--tmpdir=" + os.path.join(folder, "tmp"),
             "--storage-driver=vfs",
             "--cgroup-manager=cgroupfs",

@@ -20,8 +20,8 @@ _GET = "install it (pip install udocker)"
 # proot makes 255 of any signal; a shell beside the command knows which it was. (The message that some shells print about
 # it is theirs alone, so it goes nowhere.)
 _WAIT = 'exec 3>&2 2>/dev/null; "$@" 2>&3 3>&- & wait "$!"'
-# udocker strips and re-reads variables given to it as options, and shows them to all users of the host. This starts
-# udocker's own `run` with the arguments from a file of the job, and hands the program its exact environment.
+# udocker strips variables given to it as options, shows them to all users of the host, and drops empty arguments. This
+# starts udocker's own `run` with what a file of the job says, and hands the program its exact arguments and environment.
 _LAUNCHER = """
 import ctypes, json, os, sys
 ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
@@ -33,6 +33,8 @@ with open(sys.argv[1], encoding="utf-8", errors="surrogateescape") as file:
 def exact(engine):
     os.environ.clear()
     engine.opt["env"].env = dict(job["env"], PROOT_NO_SECCOMP="1")
+    engine.opt["cmd"] = job["command"]
+ExecutionEngineCommon._run_env_set = exact
 ExecutionEngineCommon._run_env_cleanup_dict = exact
 os.chdir(job["cwd"])
 code = UMain(["udocker"] + job["argv"]).execute()
@@ -82,7 +84,7 @@ class Udocker(Runtime):
         command = spec.command()
         if os.path.exists(resolve_in_root(root, "/bin/sh")):
             command = ["/bin/sh", "-c", _WAIT, "sh", *command]
-        job = {"argv": [*argv, "job", *command], "env": spec.environment(), "cwd": cwd}
+        job = {"argv": [*argv, "job", command[0]], "command": command, "env": spec.environment(), "cwd": cwd}
         path = job_file(spec, "udocker", os.fsencode(json.dumps(job, ensure_ascii=False)))
         launcher = os.path.join(self._home(), "launch.py")
         return Launch([self._python(), "-I", launcher, path], dict(CLEAN, UDOCKER_DIR=self._home()), run_as(spec))

@@ -1,0 +1,176 @@
+"""What a container is to a job, as one table: every runtime must give these answers, whatever command serves it."""
+
+import hashlib
+import json
+import os
+import sys
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, List
+
+from airflow_prominence.agent.images.build import Entry, ImageConfig, layer, write_archive
+from airflow_prominence.agent.images.cache import ImageCache
+from airflow_prominence.agent.images.demo import REQUIRED, base_entries, busybox_entries, find_busybox, host_entries
+from airflow_prominence.agent.runtimes import load
+from airflow_prominence.agent.runtimes.files import make_folder
+
+from jobs import Job, job_user  # isort: skip  (this folder is on the path: another Python starts this, too)
+
+IMAGE = "conformance/one:1"
+OTHER = "conformance/two:1"
+BARE = "conformance/bare:1"
+WORDS = ["two  words", "", "'single' \"double\"", "line\nbreak", "{{ ds }} {% x %}", "$(id) `id` $HOME ${A}", "🚀 ü", "*", "-n", "\\t"]
+BYTES = bytes(range(256)) * 40
+
+_ARGS = 'printf "%s\\0" "$@"'
+
+
+def write_images(folder: str) -> None:
+    """Three images: one with everything set, a second, and one without ENTRYPOINT."""
+    make_folder(folder)
+    busybox = find_busybox()
+    tools = busybox_entries(busybox) if busybox else host_entries([*REQUIRED, "printf", "tr", "od"])
+    extra = [
+        Entry("opt/mark", 0o644, b"one\n"),
+        Entry("opt/bin/hello", 0o755, b"#!/bin/sh\necho hello from $0\n"),
+        Entry("opt/bin/plain", 0o644, b"#!/bin/sh\n"),
+        Entry("opt/bin/lost", 0o755, b"#!/no/such/interpreter\n"),
+        Entry("data.bin", 0o644, BYTES),
+    ]
+    config = ImageConfig(
+        entrypoint=["/bin/sh", "-c", 'echo entry "$@"', "entry"],
+        cmd=["a b", "c"],
+        env={"PATH": "/opt/bin:/usr/bin:/bin", "FROM_IMAGE": "image value", "BOTH": "image"},
+        workdir="/opt",
+    )
+    base = layer([*base_entries(), *tools])
+    write_archive(os.path.join(folder, "one.tar"), [IMAGE], config, [base, layer(extra)])
+    other = layer([Entry("opt/mark", 0o644, b"two\n")])
+    write_archive(os.path.join(folder, "two.tar"), [OTHER], ImageConfig(cmd=["cat", "/opt/mark"]), [base, other])
+    write_archive(os.path.join(folder, "bare.tar"), [BARE], ImageConfig(), [base])
+
+
+@dataclass(frozen=True)
+class Check:
+    name: str
+    see: Callable[[Job], Any]
+    expected: Any
+
+
+def _sh(job: Job, script: str, *args: str, **changes: Any) -> str:
+    done = job.run(IMAGE, ["sh", "-c", script, "sh", *args], **changes)
+    return done.text if done.code == 0 else f"exit {done.code}: {done.err.decode()}"
+
+
+def _arguments(job: Job) -> List[str]:
+    return _sh(job, _ARGS, *WORDS).split("\0")[:-1]
+
+
+def _variables(job: Job) -> List[str]:
+    values = {"SPACE": "  a b ", "LINES": "x\ny\n", "QUOTES": "'\"", "DOLLAR": "$(id) $HOME", "EMPTY": "", "HASH": "#x",
+              "EMOJI": "🚀", "EQUALS": "a=b=c", "BOTH": "task", "LD_LIBRARY_PATH": "/nowhere"}
+    script = 'printf "%s\\0" "$SPACE" "$LINES" "$QUOTES" "$DOLLAR" "$EMPTY" "$HASH" "$EMOJI" "$EQUALS" "$BOTH" "$LD_LIBRARY_PATH" "$FROM_IMAGE"'
+    return _sh(job, script, env=values).split("\0")[:-1]
+
+
+def _files(job: Job) -> List[Any]:
+    job.run(IMAGE, ["sh", "-c", "echo kept >/home/user/file; echo t >/tmp/file; mkdir sub"])
+    second = job.run(OTHER, ["sh", "-c", "cat /home/user/file /tmp/file /opt/mark; cd sub"])
+    owner = os.stat(os.path.join(job.home, "file")).st_uid
+    return [second.text, second.code, owner == job_user()[0], owner != 0]
+
+
+def _root(job: Job) -> List[Any]:
+    first = job.run(IMAGE, ["sh", "-c", "echo new >/made && echo more >>/opt/mark && mkdir /opt/folder && rm /opt/bin/hello"])
+    again = job.run(IMAGE, ["sh", "-c", "cat /made /opt/mark; ls /opt/bin"])
+    fresh = Job(job.runtime, job.cache, job.folder + "-fresh", job.writable)
+    then = fresh.run(IMAGE, ["sh", "-c", "ls /made; cat /opt/mark; ls /opt/bin"])
+    if job.writable:
+        return [first.code == 0, again.text, then.text] == [True, "new\none\nmore\nlost\nplain\n", "one\nhello\nlost\nplain\n"]
+    return [first.code != 0, b"ead-only" in first.err, then.text] == [True, True, "one\nhello\nlost\nplain\n"]
+
+
+def _binds(job: Job) -> List[Any]:
+    outside = make_folder(os.path.join(job.folder, "outside"), job_user())
+    make_folder(os.path.join(outside, "below"), job_user())
+    binds = [(outside, "/mnt/new/place"), (os.path.join(outside, "below"), "/home/user/inner")]
+    done = job.run(IMAGE, ["sh", "-c", "echo x >/mnt/new/place/f && echo y >/home/user/inner/g && cat /opt/mark"], binds=binds)
+    return [done.code, done.text, os.path.exists(os.path.join(outside, "f")), os.path.exists(os.path.join(outside, "below", "g"))]
+
+
+def _streams(job: Job) -> List[str]:
+    done = job.run(IMAGE, ["sh", "-c", "echo out; echo err >&2"])
+    return [done.text, done.err.decode()]
+
+
+def _code(script: str) -> Callable[[Job], int]:
+    return lambda job: job.run(IMAGE, ["sh", "-c", script]).code
+
+
+def _command(*argv: str) -> Callable[[Job], int]:
+    return lambda job: job.run(IMAGE, list(argv)).code
+
+
+def _binary(job: Job) -> str:
+    return hashlib.sha256(job.run(IMAGE, ["cat", "/data.bin"]).out).hexdigest()
+
+
+def _identity(job: Job) -> List[Any]:
+    uid, gid = job_user()
+    said = _sh(job, "id -u; id -g; id -un; id -G", env={"USER": "user"}).split()
+    return [said[0] == str(uid), said[1] == str(gid), said[2], said[3:] == [str(gid)]]
+
+
+CHECKS = [
+    Check("argv replaces entrypoint", lambda job: job.run(IMAGE, ["echo", "x"]).text, "x\n"),
+    Check("entrypoint and cmd", lambda job: job.run(IMAGE).text, "entry a b c\n"),
+    Check("cmd alone", lambda job: job.run(OTHER).text, "two\n"),
+    Check("neither", lambda job: job.run(BARE).code, 127),
+    Check("arguments arrive exactly", _arguments, WORDS),
+    Check(
+        "variables arrive exactly",
+        _variables,
+        ["  a b ", "x\ny\n", "'\"", "$(id) $HOME", "", "#x", "🚀", "a=b=c", "task", "/nowhere", "image value"],
+    ),
+    Check("nothing of the host's environment", lambda job: _sh(job, "echo ${SUDO_USER-}${HOST_SECRET-}${PYTHONPATH-}"), "\n"),
+    Check("default folders", lambda job: _sh(job, "pwd; echo $HOME $TMP $TEMP $TMPDIR"), "/home/user\n/home/user /tmp /tmp /tmp\n"),
+    Check("absolute workdir", lambda job: _sh(job, "pwd", workdir="/opt"), "/opt\n"),
+    Check("workdir below home is made", lambda job: _sh(job, "pwd; echo x >f", workdir="/home/user/a/b"), "/home/user/a/b\n"),
+    Check("path of the image", lambda job: job.run(IMAGE, ["hello"]).text, "hello from /opt/bin/hello\n"),
+    Check("identity", _identity, [True, True, "user", True]),
+    Check("no capabilities", lambda job: _sh(job, "grep CapEff /proc/self/status | tr -d '0\\t'"), "CapEff:\n"),
+    Check("no new privileges", lambda job: _sh(job, "grep NoNewPrivs /proc/self/status | tr -d '\\t'"), "NoNewPrivs:1\n"),
+    Check("exit 0", _code("exit 0"), 0),
+    Check("exit 3", _code("exit 3"), 3),
+    Check("exit 255", _code("exit 255"), 255),
+    Check("killed", _code("kill -9 $$"), 137),
+    Check("terminated", _code("kill -15 $$"), 143),
+    Check("no such command", _command("no-such-command"), 127),
+    Check("no such path", _command("/no/such/command"), 127),
+    Check("not executable", _command("/opt/bin/plain"), 126),
+    Check("a folder", _command("/opt"), 126),
+    Check("no interpreter", _command("/opt/bin/lost"), 127),
+    Check("empty stdin", lambda job: _sh(job, "cat; echo end"), "end\n"),
+    Check("streams apart", _streams, ["out\n", "err\n"]),
+    Check("binary output", _binary, hashlib.sha256(BYTES).hexdigest()),
+    Check("files for the next task", _files, ["kept\nt\ntwo\n", 0, True, True]),
+    Check("root as promised", _root, True),
+    Check("more folders", _binds, [0, "one\n", True, True]),
+    Check("devices", lambda job: _sh(job, "echo x >/dev/null; head -c 4 /dev/zero | wc -c"), "4\n"),
+    Check("image only", lambda job: _sh(job, 'test -e "$1" || echo hidden', __file__), "hidden\n"),
+]
+
+
+def observe(runtime: str, engine_dir: str, images: str, folder: str, writable: bool) -> Dict[str, Any]:
+    """Every check's answer."""
+    make_folder(folder)
+    cache = ImageCache(os.path.join(folder, "cache"), images)
+    found = {}
+    for number, check in enumerate(CHECKS):
+        job = Job(load(runtime, engine_dir), cache, os.path.join(folder, "jobs", str(number)), writable)
+        found[check.name] = check.see(job)
+    cache.close()
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(observe(*sys.argv[1:5], writable=sys.argv[5] == "writable")))
