@@ -21,7 +21,10 @@ from .runtimes.files import make_folder, run
 from .runtimes.loading import NAMES, default_engine_dir, load
 
 WORDS = ("singularity", "udocker")
-ORDER = {"singularity": ("bubblewrap", "apptainer", "podman", "udocker"), "udocker": ("bubblewrap", "udocker", "podman")}
+ORDER = {
+    "singularity": ("bubblewrap", "apptainer", "podman", "udocker"),
+    "udocker": ("bubblewrap", "udocker", "podman"),
+}
 # Changed with the test itself, so that an old verdict does not outlive it.
 _EDITION = 1
 _UID = 65533
@@ -50,7 +53,12 @@ class Verdict:
 
     @property
     def info(self) -> Dict[str, Any]:
-        return {"version": self.version, "admitted": bool(self.words), "serves": list(self.words), "detail": self.detail}
+        return {
+            "version": self.version,
+            "admitted": bool(self.words),
+            "serves": list(self.words),
+            "detail": self.detail,
+        }
 
 
 class Untrue(Exception):
@@ -70,7 +78,7 @@ class Examination:
         self._cache: Optional[ImageCache] = None
         self._count = 0
 
-    def __enter__(self) -> "Examination":
+    def __enter__(self) -> "Examination":  # noqa: PYI034 - Self is younger than Python 3.8
         for path in self._markers:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
         busybox = find_busybox()
@@ -78,7 +86,9 @@ class Examination:
         mark = Entry("selftest-mark", 0o644, self._mark.encode() + b"\n")
         config = ImageConfig(entrypoint=["/bin/sh", "-c", "echo entrypoint=used; exit 1"])
         images = make_folder(os.path.join(self._folder, "images"))
-        write_archive(os.path.join(images, "selftest.tar"), ["selftest"], config, [layer([*base_entries(), *tools, mark])])
+        write_archive(
+            os.path.join(images, "selftest.tar"), ["selftest"], config, [layer([*base_entries(), *tools, mark])]
+        )
         self._cache = ImageCache(os.path.join(self._folder, "cache"), images)
         return self
 

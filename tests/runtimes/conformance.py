@@ -4,8 +4,9 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List
+from typing import Any
 
 from airflow_prominence.agent.images.build import Entry, ImageConfig, layer, write_archive
 from airflow_prominence.agent.images.cache import ImageCache
@@ -18,7 +19,18 @@ from jobs import Job, job_user  # isort: skip  (this folder is on the path: anot
 IMAGE = "conformance/one:1"
 OTHER = "conformance/two:1"
 BARE = "conformance/bare:1"
-WORDS = ["two  words", "", "'single' \"double\"", "line\nbreak", "{{ ds }} {% x %}", "$(id) `id` $HOME ${A}", "🚀 ü", "*", "-n", "\\t"]
+WORDS = [
+    "two  words",
+    "",
+    "'single' \"double\"",
+    "line\nbreak",
+    "{{ ds }} {% x %}",
+    "$(id) `id` $HOME ${A}",
+    "🚀 ü",
+    "*",
+    "-n",
+    "\\t",
+]
 BYTES = bytes(range(256)) * 40
 
 _ARGS = 'printf "%s\\0" "$@"'
@@ -61,43 +73,67 @@ def _sh(job: Job, script: str, *args: str, **changes: Any) -> str:
     return done.text if done.code == 0 else f"exit {done.code}: {done.err.decode()}"
 
 
-def _arguments(job: Job) -> List[str]:
+def _arguments(job: Job) -> list[str]:
     return _sh(job, _ARGS, *WORDS).split("\0")[:-1]
 
 
-def _variables(job: Job) -> List[str]:
-    values = {"SPACE": "  a b ", "LINES": "x\ny\n", "QUOTES": "'\"", "DOLLAR": "$(id) $HOME", "EMPTY": "", "HASH": "#x",
-              "EMOJI": "🚀", "EQUALS": "a=b=c", "BOTH": "task", "LD_LIBRARY_PATH": "/nowhere"}
-    script = 'printf "%s\\0" "$SPACE" "$LINES" "$QUOTES" "$DOLLAR" "$EMPTY" "$HASH" "$EMOJI" "$EQUALS" "$BOTH" "$LD_LIBRARY_PATH" "$FROM_IMAGE"'
+def _variables(job: Job) -> list[str]:
+    values = {
+        "SPACE": "  a b ",
+        "LINES": "x\ny\n",
+        "QUOTES": "'\"",
+        "DOLLAR": "$(id) $HOME",
+        "EMPTY": "",
+        "HASH": "#x",
+        "EMOJI": "🚀",
+        "EQUALS": "a=b=c",
+        "BOTH": "task",
+        "LD_LIBRARY_PATH": "/nowhere",
+    }
+    names = [*values, "FROM_IMAGE"]
+    script = 'printf "%s\\0" ' + " ".join(f'"${name}"' for name in names)
     return _sh(job, script, env=values).split("\0")[:-1]
 
 
-def _files(job: Job) -> List[Any]:
+def _files(job: Job) -> list[Any]:
     job.run(IMAGE, ["sh", "-c", "echo kept >/home/user/file; echo t >/tmp/file; mkdir sub"])
     second = job.run(OTHER, ["sh", "-c", "cat /home/user/file /tmp/file /opt/mark; cd sub"])
     owner = os.stat(os.path.join(job.home, "file")).st_uid
     return [second.text, second.code, owner == job_user()[0], owner != 0]
 
 
-def _root(job: Job) -> List[Any]:
-    first = job.run(IMAGE, ["sh", "-c", "echo new >/made && echo more >>/opt/mark && mkdir /opt/folder && rm /opt/bin/hello"])
+def _root(job: Job) -> list[Any]:
+    first = job.run(
+        IMAGE, ["sh", "-c", "echo new >/made && echo more >>/opt/mark && mkdir /opt/folder && rm /opt/bin/hello"]
+    )
     again = job.run(IMAGE, ["sh", "-c", "cat /made /opt/mark; ls /opt/bin"])
     fresh = Job(job.runtime, job.cache, job.folder + "-fresh", job.writable)
     then = fresh.run(IMAGE, ["sh", "-c", "ls /made; cat /opt/mark; ls /opt/bin"])
     if job.writable:
-        return [first.code == 0, again.text, then.text] == [True, "new\none\nmore\nlost\nplain\n", "one\nhello\nlost\nplain\n"]
+        return [first.code == 0, again.text, then.text] == [
+            True,
+            "new\none\nmore\nlost\nplain\n",
+            "one\nhello\nlost\nplain\n",
+        ]
     return [first.code != 0, b"ead-only" in first.err, then.text] == [True, True, "one\nhello\nlost\nplain\n"]
 
 
-def _binds(job: Job) -> List[Any]:
+def _binds(job: Job) -> list[Any]:
     outside = make_folder(os.path.join(job.folder, "outside"), job_user())
     make_folder(os.path.join(outside, "below"), job_user())
     binds = [(outside, "/mnt/new/place"), (os.path.join(outside, "below"), "/home/user/inner")]
-    done = job.run(IMAGE, ["sh", "-c", "echo x >/mnt/new/place/f && echo y >/home/user/inner/g && cat /opt/mark"], binds=binds)
-    return [done.code, done.text, os.path.exists(os.path.join(outside, "f")), os.path.exists(os.path.join(outside, "below", "g"))]
+    done = job.run(
+        IMAGE, ["sh", "-c", "echo x >/mnt/new/place/f && echo y >/home/user/inner/g && cat /opt/mark"], binds=binds
+    )
+    return [
+        done.code,
+        done.text,
+        os.path.exists(os.path.join(outside, "f")),
+        os.path.exists(os.path.join(outside, "below", "g")),
+    ]
 
 
-def _streams(job: Job) -> List[str]:
+def _streams(job: Job) -> list[str]:
     done = job.run(IMAGE, ["sh", "-c", "echo out; echo err >&2"])
     return [done.text, done.err.decode()]
 
@@ -114,7 +150,7 @@ def _binary(job: Job) -> str:
     return hashlib.sha256(job.run(IMAGE, ["cat", "/data.bin"]).out).hexdigest()
 
 
-def _identity(job: Job) -> List[Any]:
+def _identity(job: Job) -> list[Any]:
     uid, gid = job_user()
     said = _sh(job, "id -u; id -g; id -un; id -G", env={"USER": "user"}).split()
     return [said[0] == str(uid), said[1] == str(gid), said[2], said[3:] == [str(gid)]]
@@ -131,14 +167,28 @@ CHECKS = [
         _variables,
         ["  a b ", "x\ny\n", "'\"", "$(id) $HOME", "", "#x", "🚀", "a=b=c", "task", "/nowhere", "image value"],
     ),
-    Check("nothing of the host's environment", lambda job: _sh(job, "echo ${SUDO_USER-}${HOST_SECRET-}${PYTHONPATH-}"), "\n"),
-    Check("default folders", lambda job: _sh(job, "pwd; echo $HOME $TMP $TEMP $TMPDIR"), "/home/user\n/home/user /tmp /tmp /tmp\n"),
+    Check(
+        "nothing of the host's environment",
+        lambda job: _sh(job, "echo ${SUDO_USER-}${HOST_SECRET-}${PYTHONPATH-}"),
+        "\n",
+    ),
+    Check(
+        "default folders",
+        lambda job: _sh(job, "pwd; echo $HOME $TMP $TEMP $TMPDIR"),
+        "/home/user\n/home/user /tmp /tmp /tmp\n",
+    ),
     Check("absolute workdir", lambda job: _sh(job, "pwd", workdir="/opt"), "/opt\n"),
-    Check("workdir below home is made", lambda job: _sh(job, "pwd; echo x >f", workdir="/home/user/a/b"), "/home/user/a/b\n"),
+    Check(
+        "workdir below home is made",
+        lambda job: _sh(job, "pwd; echo x >f", workdir="/home/user/a/b"),
+        "/home/user/a/b\n",
+    ),
     Check("path of the image", lambda job: job.run(IMAGE, ["hello"]).text, "hello from /opt/bin/hello\n"),
     Check("identity", _identity, [True, True, "user", True]),
     Check("no capabilities", lambda job: _sh(job, "grep CapEff /proc/self/status | tr -d '0\\t'"), "CapEff:\n"),
-    Check("no new privileges", lambda job: _sh(job, "grep NoNewPrivs /proc/self/status | tr -d '\\t'"), "NoNewPrivs:1\n"),
+    Check(
+        "no new privileges", lambda job: _sh(job, "grep NoNewPrivs /proc/self/status | tr -d '\\t'"), "NoNewPrivs:1\n"
+    ),
     Check("exit 0", _code("exit 0"), 0),
     Check("exit 3", _code("exit 3"), 3),
     Check("exit 255", _code("exit 255"), 255),
@@ -160,7 +210,7 @@ CHECKS = [
 ]
 
 
-def observe(runtime: str, engine_dir: str, images: str, folder: str, writable: bool) -> Dict[str, Any]:
+def observe(runtime: str, engine_dir: str, images: str, folder: str, writable: bool) -> dict[str, Any]:
     """Every check's answer."""
     make_folder(folder)
     cache = ImageCache(os.path.join(folder, "cache"), images)

@@ -1,4 +1,4 @@
-"""Runtimes as a node would have them. What is missing is installed in CI; elsewhere its tests are skipped, with a reason."""
+"""Runtimes as a node would have them. What is missing is installed in CI, elsewhere its tests say why they skip."""
 
 import os
 import subprocess

@@ -6,7 +6,7 @@ Standard library and the agent only, as the agent: a test starts this as another
 import os
 import time
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 from airflow_prominence.agent.images.cache import ImageCache
 from airflow_prominence.agent.runtimes import ContainerSpec, Runtime
@@ -15,7 +15,7 @@ from airflow_prominence.agent.runtimes.files import make_folder, run
 POOL_UID = 64321
 
 
-def job_user() -> Tuple[int, int]:
+def job_user() -> tuple[int, int]:
     """A uid that is not root, on the host either."""
     return (POOL_UID, POOL_UID) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
 
@@ -42,10 +42,10 @@ class Job:
         self.home = make_folder(os.path.join(folder, "home"), job_user())
         self.tmp = make_folder(os.path.join(folder, "tmp"), job_user())
 
-    def spec(self, image: str, argv: Optional[List[str]], **changes: Any) -> ContainerSpec:
+    def spec(self, image: str, argv: list[str] | None, **changes: Any) -> ContainerSpec:
         pulled, _ = self.runtime.pull(image, self.cache, None, lambda line: None)
         uid, gid = job_user()
-        fields: Dict[str, Any] = {
+        fields: dict[str, Any] = {
             "name": f"ptest{os.getpid()}-{time.monotonic_ns()}",
             "image": pulled,
             "argv": argv,
@@ -63,7 +63,7 @@ class Job:
         }
         return ContainerSpec(**{**fields, **changes})
 
-    def run(self, image: str, argv: Optional[List[str]] = None, **changes: Any) -> Result:
+    def run(self, image: str, argv: list[str] | None = None, **changes: Any) -> Result:
         spec = self.spec(image, argv, **changes)
         try:
             self.runtime.prepare(spec)

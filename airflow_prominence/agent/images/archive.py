@@ -56,7 +56,7 @@ class Archive:
         if self._spool is not None:
             self._spool.close()
 
-    def __enter__(self) -> "Archive":
+    def __enter__(self) -> "Archive":  # noqa: PYI034 - Self is younger than Python 3.8
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -77,7 +77,7 @@ class Archive:
         images = self.images()
         if name is None:
             if len(images) != 1:
-                raise PullError("image: %s holds %d images, one is needed" % (self._path, len(images)))
+                raise PullError(f"image: {self._path} holds {len(images)} images, one is needed")
             return images[0]
         wanted = canonical(name)
         return next((image for image in images if wanted in map(canonical, image.tags)), None)

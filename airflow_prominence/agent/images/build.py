@@ -6,7 +6,7 @@ import json
 import os
 import tarfile
 from dataclasses import dataclass, field
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, Optional, Sequence
 
 from .platforms import architecture
 

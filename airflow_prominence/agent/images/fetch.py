@@ -122,7 +122,7 @@ class Fetch:
                 with error:
                     if error.code == 304:
                         return None
-                    raise PullError("image: %s answered %d for the archive" % (shown, error.code)) from error
+                    raise PullError(f"image: {shown} answered {error.code} for the archive") from error
 
         try:
             etag = download.again("archive at " + shown, once)

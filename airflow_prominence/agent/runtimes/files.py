@@ -5,8 +5,8 @@ import subprocess
 import sys
 from typing import Any, Dict, List, Optional, Tuple
 
-from .base import ContainerError, ContainerSpec, Launch
 from ..images.tree import remove_tree
+from .base import ContainerError, ContainerSpec, Launch
 
 CLEAN = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 SHELL = "/bin/sh"

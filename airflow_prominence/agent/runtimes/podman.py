@@ -8,19 +8,31 @@ import shutil
 import stat
 from typing import Dict, List, Tuple
 
+from ..images.cache import write_text
+from ..images.tree import remove_tree
 from . import writable
 from .base import ContainerSpec, Launch, Runtime, RuntimeUnavailable
 from .files import CLEAN, job_file, last_line, make_folder, refused, run, run_as
 from .rootfs import identity, make_workdir, mounts, refusal
-from ..images.cache import write_text
-from ..images.tree import remove_tree
 
 _GET = "install podman (Debian, Ubuntu: apt install podman runc catatonit; for an ordinary user also uidmap)"
 _INITS = ("catatonit", "tini-static", "docker-init", "tini")
 _INIT_FOLDERS = "/usr/libexec/podman:/usr/local/libexec/podman:/usr/lib/podman:/usr/local/lib/podman"
 # podman obeys these itself, so a job's values for them reach the container through a file instead.
 _RESERVED = ("PATH", "HOME", "TMPDIR", "USER", "LANG", "LC_ALL", "container")
-_RESERVED_STARTS = ("CONTAINER", "PODMAN", "STORAGE", "XDG_", "LD_", "GO", "DBUS_", "REGISTRY_", "NOTIFY_", "LISTEN_", "_")
+_RESERVED_STARTS = (
+    "CONTAINER",
+    "PODMAN",
+    "STORAGE",
+    "XDG_",
+    "LD_",
+    "GO",
+    "DBUS_",
+    "REGISTRY_",
+    "NOTIFY_",
+    "LISTEN_",
+    "_",
+)
 
 
 class Podman(Runtime):
@@ -52,7 +64,16 @@ class Podman(Runtime):
         if no is not None:
             return refused(*no, run_as(spec))
         options, environment = self._environment(spec)
-        argv = [*self._command(), "run", "--rm", "--name", spec.name, "--pull=never", "--log-driver=passthrough", "--init"]
+        argv = [
+            *self._command(),
+            "run",
+            "--rm",
+            "--name",
+            spec.name,
+            "--pull=never",
+            "--log-driver=passthrough",
+            "--init",
+        ]
         argv += ["--network=host", "--ipc=private", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
         argv += [f"--user={spec.uid}:{spec.gid}", f"--workdir={spec.workdir}", "--passwd=false", "--http-proxy=false"]
         argv += ["--pids-limit=-1", f"--shm-size={spec.memory_mb}m", "--stop-timeout=1", *options]
@@ -83,7 +104,9 @@ class Podman(Runtime):
     def _left(self, name: str) -> bool:
         """Whether podman still knows the container, told without the 50 ms that asking podman takes."""
         try:
-            with open(os.path.join(self._folder(), "root", "vfs-containers", "containers.json"), encoding="utf-8") as file:
+            with open(
+                os.path.join(self._folder(), "root", "vfs-containers", "containers.json"), encoding="utf-8"
+            ) as file:
                 return any(name in (entry.get("names") or ()) for entry in json.load(file))
         except FileNotFoundError:
             return False
@@ -101,7 +124,9 @@ class Podman(Runtime):
         path = f"{_INIT_FOLDERS}:{CLEAN['PATH']}"
         found = next(filter(None, (shutil.which(name, path=path) for name in _INITS)), None)
         if found is None:
-            raise RuntimeUnavailable("podman needs a first process for containers (Debian, Ubuntu: apt install catatonit)")
+            raise RuntimeUnavailable(
+                "podman needs a first process for containers (Debian, Ubuntu: apt install catatonit)"
+            )
         return found
 
     def _folder(self) -> str:
@@ -179,8 +204,9 @@ def _limit(name: str, which: int, most: int) -> str:
 
 def _mount(host: str, path: str, mode: str) -> str:
     fields = ["type=bind", "src=" + host, "dst=" + path, "ro=true" if mode == "ro" else "rw=true"]
-    return "--mount=" + ",".join('"{}"'.format(field.replace('"', '""')) if '"' in field or "," in field else field
-                                 for field in fields)
+    return "--mount=" + ",".join(
+        '"{}"'.format(field.replace('"', '""')) if '"' in field or "," in field else field for field in fields
+    )
 
 
 RUNTIME = Podman

@@ -4,8 +4,8 @@ import os
 import stat
 from typing import List, Optional, Tuple
 
-from .base import HOME, TMP, ContainerError, ContainerSpec
 from ..images.tree import resolve_in_root
+from .base import HOME, TMP, ContainerError, ContainerSpec
 
 # What is there comes from the kernel or the host while the container runs, so nothing is said of it beforehand.
 _LIVE = ("/proc", "/sys", "/dev")

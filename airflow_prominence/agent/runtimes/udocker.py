@@ -9,19 +9,19 @@ import shutil
 import sys
 from typing import List, Optional
 
+from ..images.cache import write_text
+from ..images.tree import remove_tree, resolve_in_root
 from . import writable
 from .base import ContainerError, ContainerSpec, Launch, Runtime, RuntimeUnavailable
 from .files import CLEAN, job_file, last_line, make_folder, refused, run, run_as, settle
 from .rootfs import make_workdir, mounts, refusal
-from ..images.cache import write_text
-from ..images.tree import remove_tree, resolve_in_root
 
 _GET = "install it (pip install udocker)"
-# proot makes 255 of any signal; a shell beside the command knows which it was. (The message that some shells print about
-# it is theirs alone, so it goes nowhere.)
+# proot makes 255 of any signal; a shell beside the command knows which it was. (The message that some shells print
+# about it is theirs alone, so it goes nowhere.)
 _WAIT = 'exec 3>&2 2>/dev/null; "$@" 2>&3 3>&- & wait "$!"'
 # udocker strips variables given to it as options, shows them to all users of the host, and drops empty arguments. This
-# starts udocker's own `run` with what a file of the job says, and hands the program its exact arguments and environment.
+# starts udocker's own `run` with what a file of the job says: the exact arguments and environment.
 _LAUNCHER = """
 import ctypes, json, os, sys
 ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
@@ -48,8 +48,15 @@ class Udocker(Runtime):
     def probe(self) -> str:
         self._install()
         self._engine()
-        done = run([self._python(), "-I", "-c", f"import sys; sys.path.insert(0, {self._package()!r}); import udocker; "
-                    "print(udocker.__version__)"], self._nobody())
+        done = run(
+            [
+                self._python(),
+                "-I",
+                "-c",
+                f"import sys; sys.path.insert(0, {self._package()!r}); import udocker; print(udocker.__version__)",
+            ],
+            self._nobody(),
+        )
         if done.returncode != 0:
             raise RuntimeUnavailable(f"udocker does not start ({last_line(done)}); {_GET}")
         return done.stdout.decode().strip()
@@ -111,7 +118,9 @@ class Udocker(Runtime):
                 make_folder(os.path.join(self._home(), folder))
             partial = f"{self._package()}.{os.getpid()}.tmp"
             shutil.copytree(
-                os.path.join(site, "udocker"), os.path.join(partial, "udocker"), ignore=shutil.ignore_patterns("__pycache__")
+                os.path.join(site, "udocker"),
+                os.path.join(partial, "udocker"),
+                ignore=shutil.ignore_patterns("__pycache__"),
             )
             for folder, _, files in os.walk(partial):
                 os.chmod(folder, 0o755)
@@ -126,7 +135,9 @@ class Udocker(Runtime):
         folder = os.path.join(self._home(), "bin")
         found = sorted(name for name in os.listdir(folder) if "proot" in name) if os.path.isdir(folder) else []
         if not found:
-            raise RuntimeUnavailable(f"udocker has no engine; run `UDOCKER_DIR={self._home()} udocker --allow-root install`")
+            raise RuntimeUnavailable(
+                f"udocker has no engine; run `UDOCKER_DIR={self._home()} udocker --allow-root install`"
+            )
         return [os.path.join(folder, name) for name in found]
 
     def _python(self) -> str:
@@ -143,7 +154,9 @@ class Udocker(Runtime):
             if python and os.access(python, os.X_OK) and run([python, "-I", "-c", ""], self._nobody()).returncode == 0:
                 write_text(record, python)
                 return python
-        raise RuntimeUnavailable("udocker needs a Python that every user can start (Debian, Ubuntu: apt install python3)")
+        raise RuntimeUnavailable(
+            "udocker needs a Python that every user can start (Debian, Ubuntu: apt install python3)"
+        )
 
 
 def _user_name(root: str, uid: int) -> str:

@@ -4,11 +4,11 @@ import os
 import shutil
 from typing import Optional
 
+from ..images.cache import owned_copy
+from ..images.tree import change_owner, copy_tree, remove_tree, resolve_in_root
 from .base import ContainerError, ContainerSpec
 from .files import make_folder, settle
 from .rootfs import identity
-from ..images.cache import owned_copy
-from ..images.tree import change_owner, copy_tree, remove_tree, resolve_in_root
 
 _IDENTITY = ("/etc/passwd", "/etc/group")
 
