@@ -204,7 +204,10 @@ class Job:
         return code
 
     def _try(self, index: int, task: Task, attempt: int, deadline: float) -> int:
-        runtime = self._node.runtime(self._node.runtimes[task.runtime])
+        try:
+            runtime = self._node.runtime(self._node.runtimes[task.runtime])
+        except RuntimeUnavailable as error:
+            raise JobFailed(EXEC_FAILED, str(error)) from error
         spec = self._spec(index, task, attempt)
         with open(self._paths.containers, "a", encoding="utf-8") as handle:
             handle.write(json.dumps({"runtime": runtime.name, "name": spec.name}) + "\n")

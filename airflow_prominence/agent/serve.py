@@ -211,17 +211,6 @@ def prepare(state: str) -> None:
     check_state(state)
 
 
-def runtimes_of(text: str) -> dict[str, str]:
-    """`singularity=bubblewrap,udocker=bubblewrap` as a mapping."""
-    found: dict[str, str] = {}
-    for item in text.split(","):
-        word, separator, command = item.partition("=")
-        if word not in ("singularity", "udocker") or not separator or not command:
-            raise Unusable(f"--runtimes: {item!r} is not singularity=COMMAND or udocker=COMMAND")
-        found[word] = command
-    return found
-
-
 def detected(state: str, cpus: int | None, memory_mb: int | None, disk_mb: int | None) -> dict[str, int]:
     return {
         "cpus": cpus or facts.cpus(),

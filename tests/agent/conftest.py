@@ -20,6 +20,8 @@ from .apiserver import Api
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+# nodes have other Pythons than we do: name one here to run these tests with it
+PYTHON = os.environ.get("PROMINENCE_TEST_AGENT_PYTHON", sys.executable)
 
 
 def alive(pid: int) -> bool:
@@ -126,7 +128,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def agent(api: Api, folder: Path) -> Iterator[Agent]:
-    made = Agent(api, folder, [sys.executable, str(HERE / "hostserve.py")], [])
+    made = Agent(api, folder, [PYTHON, str(HERE / "hostserve.py")], [])
     made.start()
     yield made
     leases = list(api.leases)

@@ -8,8 +8,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from airflow_prominence.agent import __main__, node, serving  # noqa: E402
-from tests.agent.hostruntime import HostRuntime  # noqa: E402
+from airflow_prominence.agent import __main__, node, serving
+from tests.agent.hostruntime import HostRuntime
 
 
 def _load(name: str, engine_dir: str | None = None) -> HostRuntime:

