@@ -6,6 +6,7 @@ call the same routes as these tests.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -92,8 +93,9 @@ class Airflow:
             params={"deserialize": False, "stringify": False},
         )
         answer.raise_for_status()
-        value: dict[str, Any] = answer.json()["value"]
-        return value
+        value = answer.json()["value"]
+        found: dict[str, Any] = json.loads(value) if isinstance(value, str) else value
+        return found
 
 
 @pytest.fixture
