@@ -53,6 +53,7 @@ _NODE = ActionCommand(
             type=Path,
             default=Path("/var/lib/prominence/node"),
         ),
+        Arg(("--images-dir",), help="Folder of local image archives (images in the state folder)", type=Path),
         Arg(("--cpus",), help="CPU cores for jobs (all)", type=int),
         Arg(("--memory-mb",), help="Megabytes of memory for jobs (all)", type=int),
         Arg(("--disk-mb",), help="Megabytes of disk for jobs (what is free)", type=int),

@@ -63,7 +63,7 @@ def _service(args: argparse.Namespace) -> Node:
         site=args.site or name,
         url=url or base.rstrip("/") + "/prominence/internal/v1",
         state=state,
-        images=state / "images",
+        images=args.images_dir or state / "images",
         engines=state / "engines",
         extra=tuple(part for option, value in limits.items() if value is not None for part in (option, str(value))),
     )

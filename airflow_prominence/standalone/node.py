@@ -48,8 +48,9 @@ class Node:
     def prepare(self, secret: str) -> None:
         """Make the folders, which jobs' users must be able to walk through, and write a fresh token."""
         for folder in (self.state, self.images, self.engines):
-            folder.mkdir(parents=True, exist_ok=True)
-            folder.chmod(0o755)
+            if not folder.is_dir():
+                folder.mkdir(parents=True)
+                folder.chmod(0o755)
         claims = {"sub": self.name, "site": self.site}
         write_text(self.token_file, tokens.mint(tokens.NODE, claims, _TOKEN_DAYS * 86400, secret) + "\n")
 
