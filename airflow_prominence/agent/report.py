@@ -148,10 +148,12 @@ class Delivery:
                 if self.step():
                     return DELIVERED
             except Refused as error:
-                if error.status in (401, 403, 404, 409, 410):
+                if error.status in (401, 409):
                     print("stale: " + str(error))
                     return STALE
                 print("refused, will try again: " + str(error))
+                if time.monotonic() - heard > patience_s:
+                    return GAVE_UP
                 time.sleep(backoff.pause())
                 continue
             except Unreachable as error:

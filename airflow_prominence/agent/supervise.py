@@ -69,6 +69,8 @@ class Supervisor:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, self._terminated)
         self._selector.register(out, selectors.EVENT_READ, "wake")
+        if os.path.exists(paths.stop):
+            self._terminated()  # it was told while it was being born
 
     # -- the reporter
 
@@ -256,6 +258,8 @@ class _Guarded:
         owner = self._owner
         while True:
             said = owner._turn(self._timeout(), self._control)
+            if owner._guard_status is not None:
+                said += self._rest()  # its last words may have come between the two looks
             self._said += said
             *lines, self._said = self._said.split(b"\n")
             for line in lines:
@@ -271,6 +275,18 @@ class _Guarded:
                 self._ask(owner._interruption.grace_s)
             if self._asked is not None and time.monotonic() > self._asked + self._patience:
                 linux.send([owner._guard], signal.SIGKILL)
+
+    def _rest(self) -> bytes:
+        self._control.setblocking(False)
+        said = b""
+        while True:
+            try:
+                more = self._control.recv(1 << 20)
+            except OSError:
+                return said
+            if not more:
+                return said
+            said += more
 
     def _timeout(self) -> float:
         now = time.monotonic()

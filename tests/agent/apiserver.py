@@ -175,8 +175,8 @@ class Api:
             if (name not in listed and not one.listed) or (self.repeat_starts and one.starts_given < 3)
         ]
         stop = [dict(one.stop, lease=name) for name, one in self.leases.items() if one.stop and name in listed]
-        for one in self.leases.values():
-            one.stop = None
+        for order in stop:
+            self.leases[order["lease"]].stop = None
         forget = [name for name, one in self.leases.items() if one.forget and name in listed]
         forget += [name for name in listed if name not in self.leases]
         return {"start": start, "stop": stop, "forget": forget}

@@ -95,7 +95,10 @@ class Agent:
         """End everything; the processes that should not have been there."""
         if self.process is not None and self.process.poll() is None:
             self.kill(signal.SIGTERM)
-        left = self.processes()
+        # a runner whose end has just been acknowledged still has its record to close
+        end = time.monotonic() + 5
+        while (left := self.processes()) and time.monotonic() < end:
+            time.sleep(0.02)
         for pid in left:
             os.kill(pid, signal.SIGKILL)
         return left

@@ -106,6 +106,18 @@ def test_killed_runner_guard_and_service(api: Api, agent: Agent, starts: object)
     agent.forget("l1")
 
 
+def test_stopped_as_soon_as_started(api: Api, agent: Agent) -> None:
+    api.wait(lambda: api.registrations)
+    leases = [api.assign(f"l{number}", [sh("sleep 300")]) for number in range(5)]
+    for lease in leases:
+        with api.lock:
+            lease.stop = {"why": "Job deleted by user", "grace_s": 0}
+            api.lock.notify_all()
+    api.wait(lambda: all(lease.end or lease.lost for lease in leases))
+    assert [lease.end["reason"] for lease in leases if lease.end] == ["Job deleted by user"] * 5
+    agent.forget(*api.leases)
+
+
 def test_killed_reporter_is_replaced(api: Api, agent: Agent) -> None:
     lease = api.assign("l1", [sh("echo one; sleep 1; echo two")])
     api.wait(lambda: lease.streams["stdout"])
@@ -259,7 +271,7 @@ def test_two_services_never_share_a_state(api: Api, agent: Agent) -> None:
     assert "served by another agent" in agent.log.read_text()
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(8))
 def test_kills_at_random_moments(api: Api, agent: Agent, starts: object, seed: int) -> None:
     """Each job ends once or is lost once, and never starts twice, whoever is killed and when."""
     dice = random.Random(seed)

@@ -11,6 +11,7 @@ import pytest
 
 from airflow_prominence.agent import linux
 from airflow_prominence.agent.cgroup import Cgroup
+from airflow_prominence.agent.limits import MemoryWatch
 
 
 @pytest.fixture
@@ -35,6 +36,21 @@ def test_descendants_and_marks(tree: subprocess.Popen[bytes]) -> None:
 def test_another_lease_is_left_alone(tree: subprocess.Popen[bytes]) -> None:
     assert linux.kill_branded(linux.Brand("PROMINENCE_LEASE=unit-test")) == []
     assert tree.poll() is None
+
+
+def test_memory_of_a_tree() -> None:
+    script = 'python3 -c "import time; x = bytearray(60 << 20); print(1, flush=True); time.sleep(60)"; :'
+    environment = dict(os.environ, PROMINENCE_LEASE="unit-test-lease")
+    process = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, env=environment)
+    assert process.stdout is not None
+    process.stdout.readline()
+    watch = MemoryWatch(40)
+    assert watch.exceeded(process.pid)
+    assert watch.peak_kb > 60 * 1024
+    assert not MemoryWatch(1000).exceeded(process.pid)
+    linux.kill_branded(linux.Brand("PROMINENCE_LEASE=unit-test-lease"))
+    process.wait()
+    process.stdout.close()
 
 
 def test_group_keeps_together_and_kills() -> None:

@@ -146,6 +146,9 @@ def test_backoff_grows_to_a_bound() -> None:
 
 
 def test_the_package_itself_loads_nothing() -> None:
-    code = "import sys; import airflow_prominence.agent as a; print([m for m in sys.modules if m.startswith(a.__name__ + '.')])"
+    code = (
+        "import sys; import airflow_prominence.agent as a;"
+        "print([m for m in sys.modules if m.startswith(a.__name__ + '.')])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
