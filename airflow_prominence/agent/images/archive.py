@@ -28,10 +28,11 @@ class Archive:
 
     def __init__(self, path: str, scratch: str) -> None:
         self._path = path
+        self._file: Optional[IO[bytes]] = None
         self._spool: Optional[IO[bytes]] = None
         try:
             # Opened and looked at in this order: a path that a user named must not become a device or pipe meanwhile.
-            self._file: IO[bytes] = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+            self._file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
             if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
                 raise PullError(f"image: {path} is not a file")
             source = decompressed(self._file)
@@ -47,14 +48,20 @@ class Archive:
                 self._file.seek(0)
             self._tar = tarfile.open(fileobj=self._spool or self._file, mode="r:")
             self._members = {_plain(member.name): member for member in self._tar.getmembers()}
-        except (OSError, EOFError, tarfile.TarError) as error:
+        except (OSError, EOFError, tarfile.TarError, PullError) as error:
+            self._close_files()
+            if isinstance(error, PullError):
+                raise
             raise PullError(f"image: {path} is not an image archive ({error})") from error
 
     def close(self) -> None:
         self._tar.close()
-        self._file.close()
-        if self._spool is not None:
-            self._spool.close()
+        self._close_files()
+
+    def _close_files(self) -> None:
+        for file in (self._file, self._spool):
+            if file is not None:
+                file.close()
 
     def __enter__(self) -> "Archive":  # noqa: PYI034 - Self is younger than Python 3.8
         return self

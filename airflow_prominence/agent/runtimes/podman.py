@@ -6,33 +6,19 @@ import os
 import resource
 import shutil
 import stat
-from typing import Dict, List, Tuple
+from typing import Dict, List
 
 from ..images.cache import write_text
 from ..images.tree import remove_tree
 from . import writable
 from .base import ContainerSpec, Launch, Runtime, RuntimeUnavailable
+from .clientside import client_environment, mount_option
 from .files import CLEAN, job_file, last_line, make_folder, refused, run, run_as
 from .rootfs import identity, make_workdir, mounts, refusal
 
 _GET = "install podman (Debian, Ubuntu: apt install podman runc catatonit; for an ordinary user also uidmap)"
 _INITS = ("catatonit", "tini-static", "docker-init", "tini")
 _INIT_FOLDERS = "/usr/libexec/podman:/usr/local/libexec/podman:/usr/lib/podman:/usr/local/lib/podman"
-# podman obeys these itself, so a job's values for them reach the container through a file instead.
-_RESERVED = ("PATH", "HOME", "TMPDIR", "USER", "LANG", "LC_ALL", "container")
-_RESERVED_STARTS = (
-    "CONTAINER",
-    "PODMAN",
-    "STORAGE",
-    "XDG_",
-    "LD_",
-    "GO",
-    "DBUS_",
-    "REGISTRY_",
-    "NOTIFY_",
-    "LISTEN_",
-    "_",
-)
 
 
 class Podman(Runtime):
@@ -63,7 +49,7 @@ class Podman(Runtime):
         no = refusal(spec, [root or spec.image.path])
         if no is not None:
             return refused(*no, run_as(spec))
-        options, environment = self._environment(spec)
+        options, environment = client_environment(spec, self._clean())
         argv = [
             *self._command(),
             "run",
@@ -82,10 +68,10 @@ class Podman(Runtime):
         else:
             argv.append("--userns=keep-id")
         for host, path in mounts(spec):
-            argv.append(_mount(host, path, "rw"))
+            argv.append(mount_option(host, path, "rw"))
         if root is None:
             for path, data in zip(("/etc/passwd", "/etc/group"), identity(spec, spec.image.path)):
-                argv.append(_mount(job_file(spec, os.path.basename(path), data, 0o644), path, "ro"))
+                argv.append(mount_option(job_file(spec, os.path.basename(path), data, 0o644), path, "ro"))
             # The overlay takes the mount points that the image, which all jobs share, does not have.
             argv += ["--read-only", "--read-only-tmpfs=false", "--rootfs", spec.image.path + ":O"]
         else:
@@ -178,35 +164,12 @@ class Podman(Runtime):
             environment["XDG_RUNTIME_DIR"] = make_folder(os.path.join(folder, "xdg"), mode=0o700)
         return environment
 
-    def _environment(self, spec: ContainerSpec) -> Tuple[List[str], Dict[str, str]]:
-        """Options naming the variables, whose values are not for a command line, and podman's environment."""
-        options: List[str] = []
-        environment = self._clean()
-        reserved = {}
-        for key, value in spec.environment().items():
-            if key in _RESERVED or key.startswith(_RESERVED_STARTS) or key.lower().endswith("_proxy"):
-                reserved[key] = value
-            else:
-                environment[key] = value
-                options.append("--env=" + key)
-        lines = "".join(f"{key}={value}\n" for key, value in reserved.items() if "\n" not in value)
-        options.append("--env-file=" + job_file(spec, "env", os.fsencode(lines)))
-        options += [f"--env={key}={value}" for key, value in reserved.items() if "\n" in value]
-        return options, environment
-
 
 def _limit(name: str, which: int, most: int) -> str:
     """podman's own defaults are above what a root without CAP_SYS_RESOURCE may set."""
     hard = resource.getrlimit(which)[1]
     number = most if hard == resource.RLIM_INFINITY else min(hard, most)
     return f'"{name}={number}:{number}"'
-
-
-def _mount(host: str, path: str, mode: str) -> str:
-    fields = ["type=bind", "src=" + host, "dst=" + path, "ro=true" if mode == "ro" else "rw=true"]
-    return "--mount=" + ",".join(
-        '"{}"'.format(field.replace('"', '""')) if '"' in field or "," in field else field for field in fields
-    )
 
 
 RUNTIME = Podman

@@ -1,0 +1,113 @@
+"""Containers by apptainer (or its older name singularity), run on our root file systems as the job's own user."""
+
+import hashlib
+import os
+import shutil
+from typing import Callable, List, Optional, Tuple
+
+from ..images.reference import is_sif
+from ..images.tree import make_mountpoint, remove_tree
+from . import writable
+from .base import (
+    HOME,
+    TMP,
+    ContainerSpec,
+    Credential,
+    Image,
+    ImageCache,
+    Launch,
+    PullError,
+    Runtime,
+    RuntimeUnavailable,
+)
+from .files import CLEAN, SHELL, job_file, last_line, make_folder, refused, run, run_as
+from .rootfs import identity, make_workdir, mounts, refusal
+
+_GET = "install apptainer from its own packages (they are not in Debian 12 or Ubuntu)"
+# apptainer refuses a user that the host does not know; a job's user is known in this process's own view of the host.
+_START = 'mount --bind "$1" /etc/passwd && mount --bind "$2" /etc/group && shift 2 && exec "$@"'
+
+
+class Apptainer(Runtime):
+    name = "apptainer"
+
+    def probe(self) -> str:
+        done = run([self._binary(), "--version"])
+        if done.returncode != 0:
+            raise RuntimeUnavailable(f"apptainer does not start ({last_line(done)}); {_GET}")
+        return done.stdout.decode().split()[-1]
+
+    def binaries(self) -> List[str]:
+        return [self._binary()]
+
+    def pull(
+        self, image: str, cache: ImageCache, credential: Optional[Credential], log: Callable[[str], None]
+    ) -> Tuple[Image, str]:
+        if not is_sif(image):
+            return super().pull(image, cache, credential, log)
+        if not image.startswith("/"):
+            raise PullError(
+                f"image: {image.partition('?')[0]}: Singularity images are taken from a path on the node only"
+            )
+        if not os.path.isfile(image):
+            raise PullError(f"image: {image} is not a file on the node")
+        digest = hashlib.sha256()
+        with open(image, "rb") as file:
+            for data in iter(lambda: file.read(1 << 20), b""):
+                digest.update(data)
+        return Image(image, image, digest.hexdigest(), {}), "cached"
+
+    def prepare(self, spec: ContainerSpec) -> None:
+        run_as(spec)
+        make_folder(spec.scratch, mode=0o711)
+        root = None
+        if spec.writable:
+            root = writable.make_copy(spec)
+            for _, path in mounts(spec):
+                if not path.startswith((HOME + "/", TMP + "/")):
+                    make_mountpoint(root, path, True)
+        make_workdir(spec, root)
+
+    def launch(self, spec: ContainerSpec) -> Launch:
+        user = run_as(spec)
+        root = (writable.copied(spec) if spec.writable else None) or spec.image.path
+        is_file = os.path.isfile(root)
+        no = None if is_file else refusal(spec, [root])
+        if no is not None:
+            return refused(*no, user)
+        environment = dict(CLEAN, HOME=spec.home, APPTAINER_CACHEDIR=spec.scratch, APPTAINER_TMPDIR=spec.scratch)
+        for key, value in spec.environment().items():
+            environment["APPTAINERENV_" + key] = value
+            environment["SINGULARITYENV_" + key] = value
+        argv = [self._binary(), "--quiet", "run" if spec.argv is None and is_file else "exec"]
+        argv += ["--contain", "--cleanenv", "--no-eval", "--pid", "--ipc", "--no-umask", "--userns"]
+        argv += ["--home", f"{spec.home}:{HOME}", "--pwd", spec.workdir, "--bind", f"{spec.tmp}:{TMP}"]
+        for host, path in mounts(spec):
+            if path not in (HOME, TMP):
+                argv += ["--bind", f"{host}:{path}"]
+        if spec.writable:
+            argv.append("--writable")
+        argv += [root, *spec.command()]
+        if user is None:
+            return Launch(argv, environment, None)
+        passwd, group = identity(spec, "/")
+        files = [job_file(spec, name, data, 0o644) for name, data in (("passwd", passwd), ("group", group))]
+        become = ["setpriv", f"--reuid={user[0]}", f"--regid={user[1]}", "--clear-groups", "--no-new-privs"]
+        outer = ["unshare", "--mount", "--propagation=private", SHELL, "-c", _START, "sh", *files]
+        return Launch([*outer, *become, *argv], environment, None)
+
+    def cleanup(self, spec: ContainerSpec) -> None:
+        for kind in ("passwd", "group"):
+            remove_tree(os.path.join(spec.scratch, f"{spec.name}.{kind}"))
+
+    def _binary(self) -> str:
+        placed = os.path.join(self.engine_dir, "apptainer")
+        if os.access(placed, os.X_OK):
+            return placed
+        found = shutil.which("apptainer", path=CLEAN["PATH"]) or shutil.which("singularity", path=CLEAN["PATH"])
+        if found is None:
+            raise RuntimeUnavailable(f"apptainer is not installed; {_GET}")
+        return found
+
+
+RUNTIME = Apptainer

@@ -1,0 +1,386 @@
+"""Names, archives, layers, registries, and the cache of unpacked images."""
+
+import io
+import os
+import stat
+import subprocess
+import sys
+import tarfile
+import textwrap
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from airflow_prominence.agent.images import registry as client
+from airflow_prominence.agent.images.archive import Archive
+from airflow_prominence.agent.images.build import Entry, ImageConfig, layer, write_archive
+from airflow_prominence.agent.images.cache import ImageCache
+from airflow_prominence.agent.images.model import Credential, PullError
+from airflow_prominence.agent.images.reference import parse
+from airflow_prominence.agent.images.unpack import Budget, unpack_layer
+from tests.runtimes.registry import Registry, digest
+
+BASE = layer([Entry("etc/mark", 0o644, b"base\n"), Entry("bin/tool", 0o755, b"#!/bin/sh\n")])
+
+
+def quiet(_line: str) -> None:
+    """Nothing is said."""
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Iterator[ImageCache]:
+    made = ImageCache(str(tmp_path / "cache"), str(tmp_path / "images"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(client.Download.__init__, "__defaults__", (30.0, 0.0, lambda seconds: None))
+
+
+@pytest.fixture
+def registry() -> Iterator[Registry]:
+    made = Registry()
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "full"),
+    [
+        ("busybox", "docker.io/library/busybox:latest"),
+        ("busybox:1.36", "docker.io/library/busybox:1.36"),
+        ("docker://alice/tool", "docker.io/alice/tool:latest"),
+        ("localhost:5000/a/b:v1", "localhost:5000/a/b:v1"),
+        ("localhost/a", "localhost/a:latest"),
+        ("registry.example/a", "registry.example/a:latest"),
+        ("index.docker.io/busybox", "docker.io/library/busybox:latest"),
+        ("a@sha256:" + "1" * 64, "docker.io/library/a:latest@sha256:" + "1" * 64),
+    ],
+)
+def test_names(name: str, full: str) -> None:
+    assert str(parse(name)) == full
+
+
+@pytest.mark.parametrize(
+    "name", ["", "A", "a:", "a b", "a/../b", "-a", "a@sha256:12", "a@", "http:x/y", "a:b:c", "a\n"]
+)
+def test_refused_names(name: str) -> None:
+    with pytest.raises(PullError):
+        parse(name)
+
+
+class Layer:
+    """A layer with whatever a hostile author may write."""
+
+    def __init__(self) -> None:
+        self._out = io.BytesIO()
+        self._tar = tarfile.open(fileobj=self._out, mode="w", format=tarfile.PAX_FORMAT)
+
+    def file(self, name: str, data: bytes = b"x", mode: int = 0o644) -> "Layer":
+        info = tarfile.TarInfo(name)
+        info.size, info.mode = len(data), mode
+        self._tar.addfile(info, io.BytesIO(data))
+        return self
+
+    def special(self, name: str, kind: bytes, target: str = "", mode: int = 0o755) -> "Layer":
+        info = tarfile.TarInfo(name)
+        info.type, info.linkname, info.mode = kind, target, mode
+        self._tar.addfile(info)
+        return self
+
+    def unpack(self, root: Path, size: int = 10**6) -> None:
+        self._tar.close()
+        data = self._out.getvalue()
+        root.mkdir(exist_ok=True)
+        unpack_layer(io.BytesIO(data), str(root), Budget(size), digest(data))
+
+
+def test_a_layer_stays_inside(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    root = tmp_path / "root"
+    made = Layer().special("up", tarfile.SYMTYPE, "../outside").file("up/a")
+    made.special("abs", tarfile.SYMTYPE, str(outside)).file("abs/b").file("/c").file("abs/d")
+    made.special("twice", tarfile.SYMTYPE, "up").file("twice/e")
+    made.special("file", tarfile.SYMTYPE, str(outside / "f")).file("file", b"mine")
+    made.unpack(root)
+    assert list(outside.iterdir()) == []
+    assert (root / "c").read_bytes() == b"x"
+    assert (root / "file").read_bytes() == b"mine"
+    assert (root / "outside" / "a").exists()
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "..", "a/.."])
+def test_a_layer_may_not_point_up(tmp_path: Path, name: str) -> None:
+    with pytest.raises(PullError, match="leaves the image"):
+        Layer().file(name).unpack(tmp_path / "root")
+    with pytest.raises(PullError, match="leaves the image"):
+        Layer().special("link", tarfile.LNKTYPE, name).unpack(tmp_path / "root")
+
+
+def test_hard_links_only_to_what_is_in_the_image(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("host")
+    with pytest.raises(PullError, match="not in the image"):
+        Layer().special("link", tarfile.LNKTYPE, str(secret)).unpack(tmp_path / "root")
+    other = tmp_path / "other"
+    made = Layer().special("way", tarfile.SYMTYPE, str(secret)).special("link", tarfile.LNKTYPE, "way")
+    made.unpack(other)
+    assert (other / "link").is_symlink()
+    assert secret.stat().st_nlink == 1
+
+
+def test_modes_and_kinds(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    made = Layer().file("setuid", mode=0o4755).special("closed", tarfile.DIRTYPE, mode=0o555).file("closed/in", mode=0)
+    made.special("device", tarfile.CHRTYPE).special("pipe", tarfile.FIFOTYPE).special(
+        "sticky", tarfile.DIRTYPE, mode=0o1777
+    )
+    made.unpack(root)
+    assert stat.S_IMODE((root / "setuid").stat().st_mode) == 0o755
+    assert stat.S_IMODE((root / "closed").stat().st_mode) == 0o755
+    assert stat.S_IMODE((root / "closed" / "in").stat().st_mode) == 0o600
+    assert stat.S_IMODE((root / "sticky").stat().st_mode) == 0o1777
+    assert not (root / "device").exists()
+    assert not (root / "pipe").exists()
+
+
+def test_whiteouts(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    Layer().file("a/one").file("a/two").file("b/one").file("c/deep/one").unpack(root)
+    Layer().file("b/new").file("b/.wh..wh..opq").file("a/.wh.one").file(".wh.c").file("c2/x").unpack(root)
+    assert sorted(path.relative_to(root).as_posix() for path in root.rglob("*")) == [
+        "a",
+        "a/two",
+        "b",
+        "b/new",
+        "c2",
+        "c2/x",
+    ]
+
+
+def test_a_folder_replaces_a_link_and_the_other_way_round(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    Layer().special("a", tarfile.SYMTYPE, "b").file("c/x").unpack(root)
+    Layer().special("a", tarfile.DIRTYPE).file("a/y").special("c", tarfile.SYMTYPE, "a").file("c/z").unpack(root)
+    assert (root / "a").is_dir()
+    assert not (root / "a").is_symlink()
+    assert (root / "a" / "z").exists()
+
+
+def test_size_is_bounded(tmp_path: Path) -> None:
+    with pytest.raises(PullError, match="more than 1 MB"):
+        Layer().file("big", b"x" * 2_000_000).unpack(tmp_path / "root", size=10**6)
+
+
+def test_a_layer_is_what_its_image_says(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    with pytest.raises(PullError, match="not the one"):
+        unpack_layer(io.BytesIO(BASE), str(tmp_path / "root"), Budget(10**6), "sha256:" + "0" * 64)
+
+
+def test_local_archives_by_name(tmp_path: Path, cache: ImageCache) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "broken.tar").write_bytes(b"no archive")
+    write_archive(str(tmp_path / "images" / "x.tar"), ["prominence/demo:latest"], ImageConfig(cmd=["tool"]), [BASE])
+    for name in ("prominence/demo", "prominence/demo:latest", "docker.io/prominence/demo", "docker://prominence/demo"):
+        image, _ = cache.get(name, None, quiet)
+        assert Path(image.path, "etc/mark").read_text() == "base\n"
+        assert image.cmd == ["tool"]
+    assert cache.get("prominence/demo", None, quiet)[1] == "cached"
+    write_archive(str(tmp_path / "images" / "x.tar"), ["prominence/demo:latest"], ImageConfig(cmd=["other"]), [BASE])
+    image, status = cache.get("prominence/demo", None, quiet)
+    assert (image.cmd, status) == (["other"], "completed")
+
+
+def _as_podman(source: Path, target: Path) -> None:
+    """The layout of podman and skopeo: layers by digest, old names as links to them, names with their registry."""
+    with tarfile.open(source) as old, tarfile.open(target, "w") as new:
+        for member in old.getmembers():
+            data = old.extractfile(member)
+            assert data is not None
+            content = data.read()
+            if member.name == "manifest.json":
+                content = content.replace(b'"name:latest"', b'"docker.io/library/name:latest"')
+            if member.name.endswith("/layer.tar"):
+                real = tarfile.TarInfo(member.name.split("/")[0] + ".tar")
+                real.size = len(content)
+                new.addfile(real, io.BytesIO(content))
+                link = tarfile.TarInfo(member.name)
+                link.type, link.linkname = tarfile.SYMTYPE, "../" + real.name
+                new.addfile(link)
+                continue
+            info = tarfile.TarInfo(member.name)
+            info.size = len(content)
+            new.addfile(info, io.BytesIO(content))
+
+
+def test_archives_of_docker_and_podman(tmp_path: Path, cache: ImageCache) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    source = tmp_path / "docker.tar"
+    write_archive(str(source), ["name:latest"], ImageConfig(), [BASE, layer([Entry("etc/more", 0o644, b"m")])])
+    _as_podman(source, images / "podman.tar")
+    image, _ = cache.get("name", None, quiet)
+    assert Path(image.path, "etc/mark").read_text() == "base\n"
+    subprocess.run(["gzip", "-k", str(source)], check=True)
+    for path in (source, tmp_path / "docker.tar.gz"):
+        with Archive(str(path), str(tmp_path)) as archive:
+            found = archive.find("docker.io/library/name")
+            assert found is not None
+            assert len(found.layers) == 2
+
+
+def test_an_archive_by_path_must_be_for_everybody(cache: ImageCache) -> None:
+    folder = Path(cache.root).parent
+    path = folder / "own.tar"
+    write_archive(str(path), [], ImageConfig(cmd=["x"]), [BASE])
+    path.chmod(0o600)
+    with pytest.raises(PullError, match="not readable by all"):
+        cache.get(str(path), None, quiet)
+    with pytest.raises(PullError, match="cannot be read"):
+        cache.get("/no/such/archive.tar", None, quiet)
+
+
+def test_an_image_that_only_apptainer_runs(cache: ImageCache) -> None:
+    with pytest.raises(PullError, match="only a site with apptainer"):
+        cache.get("shub://a/b", None, quiet)
+
+
+@pytest.mark.parametrize("index", [False, True])
+def test_a_registry(cache: ImageCache, registry: Registry, index: bool) -> None:
+    registry.push("team/tool:v1", ImageConfig(cmd=["x"], env={"A": "b"}), [BASE], index)
+    image, status = cache.get(f"{registry.host}/team/tool:v1", None, quiet)
+    assert (status, image.cmd, image.env) == ("completed", ["x"], {"A": "b"})
+    assert Path(image.path, "etc/mark").read_text() == "base\n"
+    asked = len(registry.seen)
+    assert cache.get(f"{registry.host}/team/tool:v1", None, quiet)[1] == "cached"
+    assert len(registry.seen) == asked
+
+
+def test_a_busy_registry_is_asked_again(cache: ImageCache, registry: Registry) -> None:
+    registry.push("tool:v1", ImageConfig(), [BASE])
+    registry.fail["/v2/tool/manifests/"] = 2
+    registry.fail["/v2/tool/blobs/"] = 2
+    registry.damage.update(registry.blobs)
+    assert cache.get(f"{registry.host}/tool:v1", None, quiet)[1] == "completed"
+
+
+def test_a_dead_registry_is_one_sentence(cache: ImageCache, registry: Registry) -> None:
+    registry.fail["/"] = 10**6
+    with pytest.raises(PullError) as caught:
+        cache.get(f"{registry.host}/tool:v1", None, quiet)
+    assert "\n" not in caught.value.last_line
+    assert "503" in caught.value.last_line
+
+
+def test_what_a_registry_lacks(cache: ImageCache, registry: Registry) -> None:
+    with pytest.raises(PullError, match="was not found in its registry"):
+        cache.get(f"{registry.host}/tool:v1", None, quiet)
+
+
+@pytest.mark.parametrize("bearer", [True, False])
+def test_credentials(cache: ImageCache, bearer: bool) -> None:
+    registry = Registry(("alice", "s3cret"), bearer)
+    try:
+        registry.push("tool:v1", ImageConfig(), [BASE])
+        name = f"{registry.host}/tool:v1"
+        for wrong in (None, Credential("alice", "guess")):
+            with pytest.raises(PullError, match="may not be pulled") as caught:
+                cache.get(name, wrong, quiet)
+            assert "guess" not in caught.value.last_line
+        assert cache.get(name, Credential("alice", "s3cret"), quiet)[1] == "completed"
+        assert cache.get(name, Credential("alice", "s3cret"), quiet)[1] == "cached"
+        # What one owner's credential brought to the node is not for another.
+        with pytest.raises(PullError, match="may not be pulled"):
+            cache.get(name, None, quiet)
+    finally:
+        registry.close()
+    assert "s3cret" not in repr(Credential("alice", "s3cret"))
+
+
+def test_an_image_cannot_pose_as_another(cache: ImageCache, registry: Registry) -> None:
+    registry.push("good:v1", ImageConfig(cmd=["x"]), [BASE])
+    evil = layer([Entry("etc/mark", 0o644, b"evil\n")])
+    registry.push("evil:v1", ImageConfig(cmd=["x"]), [BASE])
+    packed = next(blob for name, blob in registry.blobs.items() if blob[:2] == b"\x1f\x8b")
+    for key, (kind, data) in list(registry.manifests.items()):
+        if key.startswith("evil/"):
+            import gzip
+
+            blob = gzip.compress(evil, mtime=0)
+            registry.blobs[digest(blob)] = blob
+            registry.manifests[key] = (kind, data.replace(digest(packed).encode(), digest(blob).encode()))
+    with pytest.raises(PullError, match="not the one"):
+        cache.get(f"{registry.host}/evil:v1", None, quiet)
+    image, _ = cache.get(f"{registry.host}/good:v1", None, quiet)
+    assert Path(image.path, "etc/mark").read_text() == "base\n"
+
+
+def test_an_archive_at_a_url(tmp_path: Path, cache: ImageCache, registry: Registry) -> None:
+    write_archive(str(tmp_path / "a.tar"), ["whatever"], ImageConfig(cmd=["x"]), [BASE])
+    name = digest((tmp_path / "a.tar").read_bytes())
+    registry.blobs[name] = (tmp_path / "a.tar").read_bytes()
+    image, status = cache.get(f"http://{registry.host}/blobs/{name}", None, quiet)
+    assert (status, image.cmd) == ("completed", ["x"])
+
+
+def test_many_runners_fetch_once(tmp_path: Path, registry: Registry) -> None:
+    registry.push("tool:v1", ImageConfig(), [BASE])
+    script = textwrap.dedent(
+        """
+        import sys
+        from airflow_prominence.agent.images.cache import ImageCache
+        image, status = ImageCache(sys.argv[1]).get(sys.argv[2], None, lambda line: None)
+        print(status)
+        """
+    )
+    argv = [sys.executable, "-c", script, str(tmp_path / "cache"), f"{registry.host}/tool:v1"]
+    running = [
+        subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) for _ in range(4)
+    ]
+    said = sorted(process.communicate(timeout=60)[0].strip() for process in running)
+    assert said == ["cached", "cached", "cached", "completed"]
+    assert sum("/blobs/" in path for path in registry.seen) == 2
+
+
+def test_threads_fetch_once(tmp_path: Path, registry: Registry) -> None:
+    registry.push("tool:v1", ImageConfig(), [BASE])
+    found: list[str] = []
+
+    def pull() -> None:
+        made = ImageCache(str(tmp_path / "cache"))
+        found.append(made.get(f"{registry.host}/tool:v1", None, quiet)[1])
+        made.close()
+
+    threads = [threading.Thread(target=pull) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == ["cached", "cached", "cached", "completed"]
+
+
+def test_eviction_spares_what_is_used(tmp_path: Path, registry: Registry) -> None:
+    for number in range(3):
+        registry.push(
+            f"tool:v{number}", ImageConfig(cmd=[str(number)]), [layer([Entry("x", 0o644, bytes(1000 + number))])]
+        )
+    holder, other = (ImageCache(str(tmp_path / "cache")) for _ in range(2))
+    names = [f"{registry.host}/tool:v{number}" for number in range(3)]
+    images = [holder.get(name, None, quiet)[0] for name in names]
+    assert other.evict(0) == []
+    holder.close()
+    kept, _ = holder.get(names[0], None, quiet)
+    for number, image in enumerate(images):
+        os.utime(Path(image.path).parent / "image.json", (number, number))
+    assert other.evict(1500) == names[1:]
+    assert Path(kept.path).is_dir()
+    assert not Path(images[1].path).exists()
+    assert holder.get(names[1], None, quiet)[1] == "completed"
+    holder.close()
