@@ -6,6 +6,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy.exc import IntegrityError
+
 from airflow_prominence import _compat
 from airflow_prominence._compat import RunFacts, TaskInstanceFacts
 from airflow_prominence.dags.files import DAG_FILES
@@ -59,7 +61,12 @@ def _write_shipped_dag(session: Session, dag_id: str) -> _compat.DagState:
         dag = shared.prominence_job_dag()
         dag.fileloc = str(Path(shared.__file__))
         dag.relative_fileloc = _relative_fileloc(dag_id)
-        _compat.write_dag(session, dag, bundle=_compat.default_bundle())
+        try:
+            with session.begin_nested():
+                _compat.write_dag(session, dag, bundle=_compat.default_bundle())
+        except IntegrityError:
+            # The DAG processor knows nothing of our lock and was writing it at the same moment: then its rows will do.
+            log.info("DAG %s has just been written by the DAG processor", dag_id)
         state = _compat.dag_state(session, dag_id)
     if state is None:
         raise DagMissing(f"DAG {dag_id} could not be written into Airflow's database")

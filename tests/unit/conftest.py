@@ -2,8 +2,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 
@@ -17,7 +19,17 @@ def airflow_session(tmp_path: Path) -> Iterator[Session]:
 
     import_all_models()
     engine = create_engine(f"sqlite:///{tmp_path}/airflow.db")
-    event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA foreign_keys=ON"))
+
+    @event.listens_for(engine, "connect")
+    def connected(connection: Any, _: object) -> None:
+        connection.isolation_level = None
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    @event.listens_for(engine, "begin")
+    def begun(connection: Connection) -> None:
+        # Left to itself, sqlite3 begins too late, and a savepoint's release then commits.
+        connection.exec_driver_sql("BEGIN")
+
     Base.metadata.create_all(engine)
     with Session(engine, autoflush=False) as session:
         # `airflow db migrate` writes this row; every run refers to one.

@@ -4,10 +4,13 @@ import re
 
 import pytest
 from airflow.models.dag import DagModel
+from airflow.sdk import DAG
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from airflow_prominence import _compat
 from airflow_prominence.dags.names import job_id_of_run, run_id_for
+from airflow_prominence.dags.shared import prominence_job_dag
 from airflow_prominence.dags.submit import (
     DagMissing,
     find_task_instance,
@@ -61,6 +64,28 @@ def test_a_stale_dag_is_made_active_again(airflow_session: Session) -> None:
     _submit(airflow_session, 2)
     airflow_session.refresh(model)
     assert not model.is_stale
+
+
+def test_a_dag_that_the_dag_processor_writes_at_the_same_moment(
+    airflow_session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, states = _compat.write_dag, []
+    really = _compat.dag_state
+
+    def late(session: Session, dag_id: str) -> _compat.DagState | None:
+        states.append(dag_id)
+        return None if len(states) < 3 else really(session, dag_id)
+
+    def taken(session: Session, dag: DAG, *, bundle: str) -> None:
+        raise IntegrityError("INSERT", {}, Exception("duplicate key"))
+
+    dag = prominence_job_dag()
+    dag.fileloc, dag.relative_fileloc = __file__, "prominence_job.py"
+    ours(airflow_session, dag, bundle="dags-folder")
+    monkeypatch.setattr(_compat, "dag_state", late)
+    monkeypatch.setattr(_compat, "write_dag", taken)
+    _submit(airflow_session, 1)
+    assert run_state(airflow_session, "prominence_job", "job-1") == "queued"
 
 
 def test_an_unknown_dag_is_said_to_be_missing(airflow_session: Session) -> None:
