@@ -73,13 +73,13 @@ class Examination:
         self._mark = secrets.token_hex(16)
         self._uid = _UID if os.geteuid() == 0 else os.geteuid()
         self._gid = _UID if os.geteuid() == 0 else os.getegid()
-        self._markers = [os.path.join(self._folder, "host-marker"), f"/tmp/prominence-selftest-{self._mark}"]
+        self.markers = [os.path.join(self._folder, "host-marker"), f"/tmp/prominence-selftest-{self._mark}"]
         self._image: Optional[Image] = None
         self._cache: Optional[ImageCache] = None
         self._count = 0
 
     def __enter__(self) -> "Examination":  # noqa: PYI034 - Self is younger than Python 3.8
-        for path in self._markers:
+        for path in self.markers:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
         busybox = find_busybox()
         tools = busybox_entries(busybox) if busybox else host_entries(("sh", "id"))
@@ -95,7 +95,7 @@ class Examination:
     def __exit__(self, *_exc: object) -> None:
         if self._cache is not None:
             self._cache.close()
-        for path in [*self._markers, self._folder]:
+        for path in [*self.markers, self._folder]:
             remove_tree(path)
 
     def words(self, runtime: Runtime) -> Tuple[Tuple[str, ...], str]:
@@ -130,7 +130,7 @@ class Examination:
         spec = ContainerSpec(
             name=f"pselftest{self._mark[:8]}-{self._count}",
             image=image,
-            argv=["sh", "-c", _SCRIPT, "sh", *self._markers],
+            argv=["sh", "-c", _SCRIPT, "sh", *self.markers],
             env={"USER": "user"},
             workdir="/home/user",
             home=home,

@@ -3,13 +3,15 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from airflow_prominence.agent.images.tree import remove_tree
 from airflow_prominence.agent.runtimes import RuntimeUnavailable, load
 
 HERE = Path(__file__).parent
@@ -19,13 +21,10 @@ IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
 @pytest.fixture(scope="session")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder that a job's user can reach, as pytest's own cannot be."""
-    import tempfile
-
-    from airflow_prominence.agent.images.tree import remove_tree
-
     folder = Path(tempfile.mkdtemp(prefix="prominence-runtimes-", dir="/var/tmp"))
     folder.chmod(0o755)
     yield folder
+    load("podman", str(folder / "engine")).forget()
     remove_tree(str(folder))
 
 
@@ -35,24 +34,31 @@ def engine_dir(place: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def usable(engine_dir: str, place: Path):  # type: ignore[no-untyped-def]
-    """A function that makes sure that a runtime is there."""
+def install(engine_dir: str) -> Callable[[str], None]:
+    """A function that installs a runtime, or ends the test with what is missing."""
+
+    def run(name: str) -> None:
+        argv = ["bash", str(HERE / "install.sh"), name, engine_dir]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            (pytest.fail if IN_CI else pytest.skip)(f"{name} cannot be installed: {done.stderr[-2000:]}")
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def usable(engine_dir: str, install: Callable[[str], None]) -> Callable[[str], str]:
+    """A function that makes sure that a runtime is there, and says its version."""
     known: dict[str, str] = {}
 
     def ensure(name: str) -> str:
         if name not in known:
             if IN_CI or (name == "udocker" and os.geteuid() == 0):
-                done = subprocess.run(
-                    ["bash", str(HERE / "install.sh"), name, engine_dir], capture_output=True, text=True, check=False
-                )
-                if done.returncode != 0:
-                    (pytest.fail if IN_CI else pytest.skip)(f"{name} cannot be installed: {done.stderr[-2000:]}")
+                install(name)
             try:
                 known[name] = load(name, engine_dir).probe()
             except RuntimeUnavailable as error:
-                if IN_CI:
-                    pytest.fail(str(error))
-                pytest.skip(str(error))
+                (pytest.fail if IN_CI else pytest.skip)(str(error))
         return known[name]
 
     return ensure

@@ -120,6 +120,11 @@ class Podman(Runtime):
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return os.path.join(self.engine_dir, "podman", file.read(8))
 
+    def forget(self) -> None:
+        """Remove all of podman's state here; no container may be running."""
+        for path in (self._short(), os.path.join(self.engine_dir, "podman")):
+            remove_tree(path)
+
     def _short(self) -> str:
         """podman wants a runroot of at most 50 characters, so it cannot be in the engine folder."""
         base = "/run"
