@@ -29,8 +29,6 @@ _SERVER_SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
     "max_connections": "200",
-    # A stack for one machine's jobs: a power cut may cost the last half second, never the order of what was written.
-    "synchronous_commit": "off",
     # A killed scheduler's orphans would else hold its locks for ever.
     "idle_in_transaction_session_timeout": "60s",
     "log_line_prefix": "%m [%p] ",
