@@ -82,9 +82,11 @@ class Delivery:
         self._read = 0
         self._waiting: list[dict[str, Any]] = []
         self._stopped = False
+        self._begun_again = False
 
     def _gather(self) -> None:
         """Take up the whole lines that have been appended since."""
+        self._begun_again = False
         try:
             with open(spool.reports_path(self._folder), "rb") as handle:
                 handle.seek(self._read)
@@ -93,7 +95,8 @@ class Delivery:
             return
         whole = fresh[: fresh.rfind(b"\n") + 1]
         self._read += len(whole)
-        self._waiting.extend(json.loads(line) for line in whole.splitlines())
+        reports = [json.loads(line) for line in whole.splitlines()]
+        self._waiting.extend(report for report in reports if report["seq"] > self._acked)
 
     def step(self) -> bool:
         """Send what there is; True when the end has been acknowledged. Raises Unreachable or Refused."""
@@ -104,17 +107,22 @@ class Delivery:
             self._put(stream, ending)
         if not ending:
             return False
-        if self.busy or not os.path.exists(spool.swept_path(self._folder)):
+        if self.busy or not self._waiting or not os.path.exists(spool.swept_path(self._folder)):
             return False
+        end = int(self._waiting[-1]["seq"])
         self._post(self._waiting)
-        return not self._waiting
+        return self._acked >= end
 
     def _post(self, reports: list[dict[str, Any]]) -> None:
         if not reports:
             return
         answer = self._call("POST", "/reports", encode({"reports": reports}), "application/json")
-        self._acked = max(self._acked, int(answer["seq"]))
-        self._waiting = [report for report in self._waiting if report["seq"] > self._acked]
+        has = int(answer["seq"])
+        if has < self._acked:
+            # The server has less than it had: its database came back without its last moments. Begin again.
+            self._read, self._waiting, self._begun_again = 0, [], True
+        self._acked = has
+        self._waiting = [report for report in self._waiting if report["seq"] > has]
         if answer.get("stop") and not self._stopped:
             self._stopped = True
             self._tell({"stop": str(answer["stop"])})
@@ -164,7 +172,7 @@ class Delivery:
                 continue
             backoff.reset()
             heard = time.monotonic()
-            if not self.busy:
+            if not self.busy and not self._begun_again:
                 changes.wait(5.0)
                 # let a burst of small writes become one request
                 time.sleep(0.02)

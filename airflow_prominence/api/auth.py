@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from airflow_prominence import _compat, tokens
 from airflow_prominence.api.database import DatabaseGone, transact_async
-from airflow_prominence.api.errors import ApiError, error_response
+from airflow_prominence.api.errors import ApiError, database_gone, error_response
 from airflow_prominence.api.settings import settings
 from airflow_prominence.dags.names import JOB_DAG_ID
 from airflow_prominence.store import usertokens
@@ -135,10 +135,8 @@ class BearerAuth:
         except NotAuthenticated as refused:
             await error_response(401, f"{REFUSED}: {refused}")(scope, receive, send)
             return
-        except DatabaseGone:
-            await error_response(503, "The database does not answer at the moment, please try again")(
-                scope, receive, send
-            )
+        except DatabaseGone as gone:
+            await database_gone(gone)(scope, receive, send)
             return
         scope.setdefault("state", {})["caller"] = caller
         await self.app(scope, receive, send)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
@@ -34,15 +34,20 @@ def transact(work: Callable[[Session], T]) -> T:
             with create_session() as session:
                 return work(session)
         except DBAPIError as error:
-            if error.connection_invalidated:
-                # The pool's other connections are as dead as this one; a new one may work at once.
+            code = getattr(error.orig, "pgcode", None)
+            if error.connection_invalidated or (isinstance(error, OperationalError) and code is None):
+                # The pool's other connections may be as dead as this one; a new one may work at once.
                 if turn == _TRIES - 1:
-                    raise DatabaseGone("the database does not answer") from error
-            elif getattr(error.orig, "pgcode", None) not in _AGAIN or turn == _TRIES - 1:
+                    raise DatabaseGone(_first_line(error)) from None
+            elif code not in _AGAIN or turn == _TRIES - 1:
                 raise
             log.info("transaction is tried again after %s", type(error.orig).__name__)
             time.sleep(random.uniform(0.01, 0.05) * (turn + 1))  # noqa: S311
     raise DatabaseGone("the database does not answer")
+
+
+def _first_line(error: DBAPIError) -> str:
+    return str(error.orig).strip().partition("\n")[0]
 
 
 async def transact_async(work: Callable[[Session], T]) -> T:

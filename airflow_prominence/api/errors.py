@@ -7,7 +7,6 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
@@ -32,6 +31,12 @@ def error_response(status: int, sentence: str) -> JSONResponse:
     return JSONResponse({"error": sentence}, status_code=status, headers=headers)
 
 
+def database_gone(error: Exception) -> JSONResponse:
+    """Return 503: the caller should come again."""
+    log.warning("the database does not answer: %s", error)
+    return error_response(503, "The database does not answer at the moment, please try again")
+
+
 def install(app: FastAPI) -> None:
     """Make every refusal and failure of the app a JSON ``error``."""
 
@@ -52,10 +57,8 @@ def install(app: FastAPI) -> None:
         return error_response(error.status_code, str(error.detail))
 
     @app.exception_handler(DatabaseGone)
-    @app.exception_handler(OperationalError)
     async def no_database(_request: Request, error: Exception) -> JSONResponse:
-        log.warning("the database does not answer: %s", error)
-        return error_response(503, "The database does not answer at the moment, please try again")
+        return database_gone(error)
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:

@@ -35,6 +35,7 @@ class Hub:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiters: dict[_Key, set[asyncio.Event]] = defaultdict(set)
         self._everyone: set[asyncio.Event] = set()
+        self._turns: dict[str, asyncio.Event] = {}
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._hearing = False
@@ -56,23 +57,32 @@ class Hub:
         """Tell whether the server is going down."""
         return self._stop.is_set()
 
-    async def wait_for(self, channel: str, ids: Iterable[int], look: Callable[[], Awaitable[T]], timeout: float) -> T:
+    async def wait_for(
+        self,
+        channel: str,
+        ids: Iterable[int],
+        look: Callable[[], Awaitable[T]],
+        timeout: float,
+        turn: str | None = None,
+    ) -> T:
         """Call ``look`` until it answers something truthy or ``timeout`` seconds are over; return its last answer.
 
-        Subscribes before it looks, so nothing that happens between a look and the wait is missed.
+        Subscribes before it looks, so nothing that happens between a look and the wait is missed. A waiter that has
+        a ``turn`` ends the one before it of the same turn: that one's client has hung up and asks anew.
         """
         mine = asyncio.Event()
         keys = [(channel, item) for item in ids]
         for key in keys:
             self._waiters[key].add(mine)
         self._everyone.add(mine)
+        self._take_turn(turn, mine)
         deadline = time.monotonic() + timeout
         try:
             while True:
                 mine.clear()
                 answer = await look()
                 left = deadline - time.monotonic()
-                if answer or left <= 0 or self.stopping:
+                if answer or left <= 0 or self.stopping or self._turn_is_over(turn, mine):
                     return answer
                 pause = min(left, _LOOK_HEARING_S if self._hearing else _LOOK_DEAF_S)
                 try:
@@ -81,10 +91,22 @@ class Hub:
                     continue
         finally:
             self._everyone.discard(mine)
+            if turn is not None and self._turns.get(turn) is mine:
+                del self._turns[turn]
             for key in keys:
                 self._waiters[key].discard(mine)
                 if not self._waiters[key]:
                     del self._waiters[key]
+
+    def _take_turn(self, turn: str | None, mine: asyncio.Event) -> None:
+        if turn is not None:
+            before = self._turns.get(turn)
+            self._turns[turn] = mine
+            if before is not None:
+                before.set()
+
+    def _turn_is_over(self, turn: str | None, mine: asyncio.Event) -> bool:
+        return turn is not None and self._turns.get(turn) is not mine
 
     def _wake(self, key: _Key) -> None:
         for event in self._waiters.get(key, ()):

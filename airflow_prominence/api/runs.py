@@ -70,8 +70,8 @@ def outcome(session: Session, dag_id: str, run_id: str) -> dict[str, Any]:
         return {"success": False, "pending": False, "reason": "The run has no job"}
     if job.phase != DONE:
         states = dags.phase_task_states(session, dag_id, run_id)
-        failed_somewhere = any(states.get(task) in ("failed", "upstream_failed") for task in PHASE_TASKS)
-        if failed_somewhere and all(states.get(task) in _OVER for task in PHASE_TASKS):
+        all_well = all(states.get(task) == "success" for task in PHASE_TASKS)
+        if not all_well and all(states.get(task) in _OVER for task in PHASE_TASKS):
             transitions.delete(session, job.id, None, ENDED_IN_AIRFLOW)
             job = session.get_one(Job, job.id)
         else:

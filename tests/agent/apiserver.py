@@ -27,9 +27,17 @@ class Lease:
     listed: bool = False
     forget: bool = False
     stale: bool = False
+    rolled_back: bool = False
     limit: int = 1 << 40
     starts_given: int = 0
     posts: int = 0
+
+    def roll_back(self, keep: int) -> None:
+        """Lose what came after the first reports, as a database does that was killed before it wrote them."""
+        self.rolled_back = True
+        del self.reports[keep:]
+        for stream in self.streams.values():
+            stream.clear()
 
     def kinds(self) -> list[str]:
         return [report["kind"] for report in self.reports]
@@ -188,6 +196,8 @@ class Api:
     def _reports(self, lease: Lease, reports: list[dict[str, Any]]) -> tuple[int, Any]:
         for report in reports:
             have = len(lease.reports)
+            if lease.rolled_back and report["seq"] > have + 1:
+                continue
             assert report["seq"] <= have + 1, "a report is missing"
             if report["seq"] == have + 1:
                 assert lease.end is None, "a report after the end"

@@ -180,6 +180,18 @@ def test_answers_get_lost(api: Api, agent: Agent) -> None:
     assert lease.kinds() == ["stage_in", "pulled", "running", "task", "end"]
 
 
+def test_a_database_that_forgot_its_last_moments_is_told_again(api: Api, agent: Agent) -> None:
+    lease = api.assign("l1", [sh("echo one; sleep 2; echo two")])
+    api.wait(lambda: lease.streams["stdout"] and "running" in lease.kinds())
+    with api.lock:
+        lease.roll_back(1)
+    api.wait(lambda: lease.end)
+    assert [report["seq"] for report in lease.reports] == list(range(1, len(lease.reports) + 1))
+    assert lease.kinds().count("running") == 1
+    assert bytes(lease.streams["stdout"]) == b"one\ntwo\n"
+    agent.forget("l1")
+
+
 def test_duplicate_assignments_start_once(api: Api, agent: Agent, starts: object) -> None:
     api.set(repeat_starts=True)
     lease = api.assign("l1", [counted(starts, "echo one; sleep 0.5")])

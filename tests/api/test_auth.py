@@ -56,7 +56,7 @@ def forged(audience: str, **change: Any) -> str:
 def bad_bearers(user: User) -> dict[str, str | None]:
     """Everything that must not open a door, by what is wrong with it."""
     claims = jwt.decode(user.bearer, options={"verify_signature": False})
-    expired = dict(sub=user.name, jti=claims["jti"])
+    expired = {"sub": user.name, "jti": claims["jti"]}
     return {
         "no token": None,
         "junk": "junk",

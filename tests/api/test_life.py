@@ -321,6 +321,24 @@ def test_watch_answers_nothing_after_its_time(http: Any, alice: User, driver: Dr
     assert http.post(f"{BASE}/watch", json=body, headers=driver_headers()).json() == {"jobs": []}
 
 
+def test_a_drivers_new_watch_ends_its_old_one(http: Any, alice: User, driver: Driver) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    job_id = alice.submit()
+    version = driver.view(job_id)["version"]
+
+    def watch(holder: str, timeout: float) -> Any:
+        body = {"holder": holder, "jobs": {str(job_id): version}, "timeout": timeout}
+        return http.post(f"{BASE}/watch", json=body, headers=driver_headers()).json()
+
+    with ThreadPoolExecutor(2) as pool:
+        old, other = pool.submit(watch, "one", 20), pool.submit(watch, "two", 3)
+        time.sleep(0.5)
+        assert watch("one", 0) == {"jobs": []}
+        assert old.result(timeout=2) == {"jobs": []}
+        assert not other.done()
+
+
 def test_a_nodes_poll_wakes_for_a_new_assignment(alice: User, driver: Driver, node: PretendNode) -> None:
     from concurrent.futures import ThreadPoolExecutor
 

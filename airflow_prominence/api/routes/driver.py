@@ -59,7 +59,7 @@ async def watch(request: Request) -> dict[str, Any]:
         now = await transact_async(lambda session: queries.versions(session, list(have)))
         return [job_id for job_id, version in have.items() if now.get(job_id, version) != version]
 
-    changed = await hub.wait_for(JOB_CHANNEL, list(have), look, timeout)
+    changed = await hub.wait_for(JOB_CHANNEL, list(have), look, timeout, turn=f"watch {holder}")
     if changed:
         await asyncio.sleep(_GATHER_S)
         changed = await look()

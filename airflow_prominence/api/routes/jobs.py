@@ -129,14 +129,15 @@ def _output(job_id: str, caller: Caller, stream: str, node: str | None, offset: 
     def piece_from(position: int) -> Callable[[Session], bytes]:
         return lambda s: queries.read_output(s, number, attempt, node_num, stream, position, _PIECE)
 
+    # Before the status is sent: a database that does not answer is an error the client can read.
+    first = transact(piece_from(start))
+
     def pieces() -> Iterator[bytes]:
-        position = start
-        while True:
-            piece = transact(piece_from(position))
-            if not piece:
-                return
-            position += len(piece)
+        position, piece = start, first
+        while piece:
             yield piece
+            position += len(piece)
+            piece = transact(piece_from(position))
 
     return StreamingResponse(pieces(), media_type="text/plain; charset=utf-8")
 
