@@ -58,6 +58,7 @@ case $runtime in
 bubblewrap) ;; # comes from PyPI with the project's own requirements
 podman) packages podman runc catatonit uidmap ;;
 udocker) engine "$engines/udocker" ;;
+busybox) packages busybox-static ;;
 docker) packages docker.io ;;
-*) echo "install.sh: $runtime is not one of bubblewrap, podman, udocker, docker" >&2 && exit 1 ;;
+*) echo "install.sh: $runtime is not one of bubblewrap, busybox, docker, podman, udocker" >&2 && exit 1 ;;
 esac

@@ -23,11 +23,16 @@ EXPECTED = "3\n/home/user\n20\na\n73cb3858a687a8494ca3323053016282f3dad39d42cf62
 
 @pytest.mark.parametrize("source", ["busybox", "host"])
 def test_demo_image(
-    source: str, place: Path, engine_dir: str, usable: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+    source: str,
+    place: Path,
+    engine_dir: str,
+    usable: Callable[[str], str],
+    install: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     usable("bubblewrap")
     if source == "busybox" and demo.find_busybox() is None:
-        monkeypatch.setattr(demo, "REQUIRED", demo.REQUIRED)
+        install("busybox")
     if source == "host":
         monkeypatch.setattr(demo, "find_busybox", lambda: None)
     folder = place / f"demo-{source}"

@@ -19,6 +19,8 @@ OPTIONAL = (
     "mktemp", "mv", "nproc", "od", "printf", "readlink", "rmdir", "sort", "stat", "sync", "tar", "tee", "test",
     "timeout", "tr", "uname", "uniq", "whoami", "xargs", "yes",
 )  # fmt: skip
+# What a shell can stand in for where a machine lacks the program.
+_SCRIPTS = {"nohup": b"#!/bin/sh\ntrap '' HUP\nexec \"$@\"\n", "kill": b'#!/bin/sh\nkill "$@"\n'}
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LIBRARY = re.compile(r"^\s*(?:\S+ => )?(/\S+) \(0x[0-9a-f]+\)$")
 
@@ -26,7 +28,7 @@ _LIBRARY = re.compile(r"^\s*(?:\S+ => )?(/\S+) \(0x[0-9a-f]+\)$")
 def find_busybox() -> Optional[str]:
     """A busybox that needs no library and has every tool the demo promises."""
     for path in (shutil.which("busybox", path=_PATH), shutil.which("busybox.static", path=_PATH)):
-        if path and not libraries(path) and set(REQUIRED) <= set(_applets(path)):
+        if path and not libraries(path) and set(REQUIRED) <= {*_applets(path), *_SCRIPTS}:
             return path
     return None
 
@@ -54,7 +56,9 @@ def base_entries() -> List[Entry]:
 def busybox_entries(busybox: str) -> List[Entry]:
     with open(busybox, "rb") as file:
         entries = [Entry("bin/busybox", 0o755, file.read())]
-    return entries + [Entry("bin/" + name, link="busybox") for name in _applets(busybox) if name != "busybox"]
+    names = [name for name in _applets(busybox) if name != "busybox"]
+    scripts = [Entry("bin/" + name, 0o755, data) for name, data in _SCRIPTS.items() if name not in names]
+    return entries + [Entry("bin/" + name, link="busybox") for name in names] + scripts
 
 
 def host_entries(required: Sequence[str], optional: Sequence[str] = ()) -> List[Entry]:
@@ -64,7 +68,9 @@ def host_entries(required: Sequence[str], optional: Sequence[str] = ()) -> List[
     for name in [*required, *optional]:
         found = shutil.which(name, path=_PATH)
         if found is None:
-            if name in required:
+            if name in _SCRIPTS:
+                files["bin/" + name] = _SCRIPTS[name]
+            elif name in required:
                 raise PullError(f"demo image: this machine has no `{name}`; install busybox-static (Debian, Ubuntu)")
             continue
         real = os.path.realpath(found)

@@ -62,10 +62,14 @@ class Apptainer(Runtime):
         make_folder(spec.scratch, mode=0o711)
         root = None
         if spec.writable:
+            fresh = writable.copied(spec) is None
             root = writable.make_copy(spec)
-            for _, path in mounts(spec):
-                if not path.startswith((HOME + "/", TMP + "/")):
-                    make_mountpoint(root, path, True)
+            if fresh:
+                # Later the job could have put links in the way. A writable root gets no mount points from apptainer.
+                make_mountpoint(root, "/etc/localtime", False)
+                for _, path in mounts(spec):
+                    if not path.startswith((HOME + "/", TMP + "/")):
+                        make_mountpoint(root, path, True)
         make_workdir(spec, root)
 
     def launch(self, spec: ContainerSpec) -> Launch:
@@ -76,9 +80,9 @@ class Apptainer(Runtime):
         if no is not None:
             return refused(*no, user)
         environment = dict(CLEAN, HOME=spec.home, APPTAINER_CACHEDIR=spec.scratch, APPTAINER_TMPDIR=spec.scratch)
-        for key, value in spec.environment().items():
-            environment["APPTAINERENV_" + key] = value
-            environment["SINGULARITYENV_" + key] = value
+        # HOME comes from --home; given as a variable it makes apptainer warn on the job's stderr.
+        start = "SINGULARITYENV_" if os.path.basename(self._binary()) == "singularity" else "APPTAINERENV_"
+        environment.update({start + key: value for key, value in spec.environment().items() if key != "HOME"})
         argv = [self._binary(), "--quiet", "run" if spec.argv is None and is_file else "exec"]
         argv += ["--contain", "--cleanenv", "--no-eval", "--pid", "--ipc", "--no-umask", "--userns"]
         argv += ["--home", f"{spec.home}:{HOME}", "--pwd", spec.workdir, "--bind", f"{spec.tmp}:{TMP}"]
