@@ -5,11 +5,13 @@ cd "$(dirname "$0")/.."
 what=$1
 
 # Programs that the tests of the container runtimes need, by the command that shows that they are there.
-needed="podman:podman runc:runc newuidmap:uidmap busybox:busybox-static curl:curl"
+runtimes="podman:podman runc:runc newuidmap:uidmap busybox:busybox-static curl:curl"
+deployment="dockerd:docker.io docker-compose:docker-compose debootstrap:debootstrap iptables:iptables"
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
-install_needed() {
+install_needed() { # command:package ...
     local missing=() entry
-    for entry in $needed; do
+    for entry in "$@"; do
         command -v "${entry%%:*}" >/dev/null || missing+=("${entry##*:}")
     done
     [ ${#missing[@]} = 0 ] && return
@@ -45,7 +47,8 @@ suites() { # those of the folders that there are
 
 case $what in
 all)
-    install_needed
+    # shellcheck disable=SC2086 - words
+    install_needed $runtimes
     step "ruff check" .venv/bin/ruff check .
     step "ruff format" .venv/bin/ruff format --check --quiet .
     step "mypy" .venv/bin/mypy
@@ -54,6 +57,8 @@ all)
     ;;
 unit) step "tests" suites unit ;;
 deploy)
+    # shellcheck disable=SC2086 - words
+    install_needed $deployment
     step "tests of the deployment" suites deploy
     ;;
 *)

@@ -55,6 +55,9 @@ class Daemon:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+        # The daemon leaves the host's network namespace mounted, and a mounted file can't be removed.
+        for mounted in (self.root / "exec" / "netns").glob("*"):
+            subprocess.run(["umount", str(mounted)], capture_output=True)
 
     def run(
         self, *command: str, cwd: Path | None = None, env: dict[str, str] | None = None, timeout: float = 900
