@@ -4,6 +4,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 from typing import Callable, List, Optional, Tuple
 
 _MAX_LINKS = 40
@@ -85,7 +86,10 @@ def remove_tree(path: str) -> None:
         elif os.path.lexists(name):
             os.unlink(name)
 
-    shutil.rmtree(path, onerror=again)
+    if sys.version_info >= (3, 12):
+        shutil.rmtree(path, onexc=again)
+    else:
+        shutil.rmtree(path, onerror=again)
 
 
 def copy_tree(source: str, target: str, owner: Optional[Tuple[int, int]]) -> None:
