@@ -40,7 +40,7 @@ test: dev-venv ## everything that runs on one machine in a quarter of an hour
 test-unit: dev-venv ## the quick tests, which need no stack
 	@deploy/test.sh unit
 
-test-deploy: dev-venv ## docker-compose.yaml on a real Docker daemon
+test-deploy: dev-venv ## docker-compose.yaml and the docker runtime on a real Docker daemon
 	@deploy/test.sh deploy
 
 bench: dev-venv ## measure, and print the table of benchmarks/README.md

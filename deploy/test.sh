@@ -59,7 +59,7 @@ unit) step "tests" suites unit ;;
 deploy)
     # shellcheck disable=SC2086 - words
     install_needed $deployment
-    step "tests of the deployment" suites deploy
+    PYTEST_ARGS="-m deploy ${PYTEST_ARGS:-}" step "tests on a Docker daemon" suites deploy runtimes
     ;;
 *)
     echo "deploy/test.sh all | unit | deploy" >&2

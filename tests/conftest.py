@@ -33,9 +33,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests of the Docker deployment start a daemon of their own: only when asked for by path or marker."""
+    """Tests that start a Docker daemon of their own run only when asked for by path or marker."""
     asked = config.option.markexpr or any("deploy" in Path(str(argument)).parts for argument in config.args)
     if not asked:
-        kept = [item for item in items if "deploy" not in item.keywords]
+        kept = [item for item in items if item.get_closest_marker("deploy") is None]
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = kept
