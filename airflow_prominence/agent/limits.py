@@ -8,6 +8,9 @@ from typing import Iterable, Iterator
 
 from . import linux
 
+#: Below PATH_MAX bytes even if each character of a name takes four (a file's name is 255 bytes at most).
+_STEP = 1000
+
 
 class MemoryWatch:
     """The memory of a process tree, in KB, and the most it has been."""
@@ -37,6 +40,22 @@ def _share_kb(found: linux.Stat) -> int:
     return found.rss_kb
 
 
+def _open_folder(path: str) -> int:
+    """Open a folder whose path may be too long for the kernel, some steps at a time."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    here: int | None = None
+    while True:
+        cut = len(path) if len(path) < _STEP else path.rindex("/", 0, _STEP)
+        try:
+            below = os.open(path[:cut] or "/", flags, dir_fd=here)
+        finally:
+            if here is not None:
+                os.close(here)
+        path, here = path[cut + 1 :], below
+        if not path:
+            return here
+
+
 class DiskWatch:
     """Adds up what lies below some folders, a slice of work at a time so that no timer of its caller is late."""
 
@@ -58,13 +77,19 @@ class DiskWatch:
             except OSError:
                 continue
         while stack:
+            path = stack.pop()
             try:
-                with os.scandir(stack.pop()) as entries:
+                folder = _open_folder(path)
+            except OSError:
+                continue  # removed while we looked, or closed by its owner
+            try:
+                # by descriptor, since a job can nest folders deeper than any path may be long
+                with os.scandir(folder) as entries:
                     for entry in entries:
                         try:
                             found = entry.stat(follow_symlinks=False)
                             if entry.is_dir(follow_symlinks=False):
-                                stack.append(entry.path)
+                                stack.append(path + "/" + entry.name)
                         except OSError:
                             continue
                         if found.st_nlink > 1 and not entry.is_dir(follow_symlinks=False):
@@ -73,7 +98,9 @@ class DiskWatch:
                             seen.add((found.st_dev, found.st_ino))
                         yield found.st_blocks * 512
             except OSError:
-                continue  # removed while we looked, or closed by its owner
+                continue
+            finally:
+                os.close(folder)
 
     def exceeded(self, slice_s: float = 0.02) -> bool:
         """Go on counting for a slice of time; True once a count passes the limit."""

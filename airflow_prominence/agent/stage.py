@@ -5,14 +5,12 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-import shutil
-import stat
-import sys
 from dataclasses import dataclass
-from typing import Any, Callable, Iterable
+from typing import Iterable
 
 from . import linux
 from .assignment import Input
+from .images.tree import remove_tree
 from .users import User
 
 
@@ -98,29 +96,8 @@ def remove(root: str) -> bool:
     if os.geteuid() == 0:
         for point in _mounts_below(root):
             linux.detach_mount(point)
-
-    def retry(_function: Callable[..., Any], path: str, _error: object) -> None:
-        """A folder that its owner has closed hides its content even from the owner."""
-        parent = os.path.dirname(path)
-        for folder in (parent, path):
-            try:
-                if stat.S_ISDIR(os.lstat(folder).st_mode) and folder.startswith(root):
-                    os.chmod(folder, 0o700)
-            except OSError:
-                return
-        if os.path.isdir(path) and not os.path.islink(path):
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            try:
-                os.unlink(path)
-            except OSError:
-                return
-
-    for _ in range(3):
-        if not os.path.lexists(root):
-            return True
-        if sys.version_info >= (3, 12):
-            shutil.rmtree(root, onexc=retry)
-        else:
-            shutil.rmtree(root, onerror=retry)
+    try:
+        remove_tree(root)
+    except OSError as error:
+        print(f"{root}: {error}")
     return not os.path.lexists(root)

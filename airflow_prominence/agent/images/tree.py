@@ -1,13 +1,13 @@
 """Handling a foreign root file system on the host without ever leaving it."""
 
 import os
-import shutil
 import stat
 import subprocess
-import sys
-from typing import Callable, List, Optional, Tuple
+import uuid
+from typing import Dict, List, Optional, Tuple
 
 _MAX_LINKS = 40
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def resolve_in_root(root: str, path: str, follow_last: bool = True) -> str:
@@ -67,7 +67,11 @@ def make_mountpoint(root: str, path: str, directory: bool) -> str:
 
 
 def remove_tree(path: str) -> None:
-    """Remove a file or folder whatever modes a job has left inside (an overlay's work folder has mode 0, too)."""
+    """Remove a file or folder whatever a job has made of it, and raise OSError only after all that goes is gone.
+
+    Modes do not matter (an overlay's work folder has mode 0, too), nor does depth: a folder in a folder is first moved
+    up, so a nest deeper than Python's stack, open files or the longest path allow is removed as any other.
+    """
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
@@ -75,21 +79,56 @@ def remove_tree(path: str) -> None:
     if not stat.S_ISDIR(mode):
         os.unlink(path)
         return
+    os.chmod(path, 0o700)
+    top = os.open(path, _FOLDER)
+    try:
+        _empty(top)
+    finally:
+        os.close(top)
+    os.rmdir(path)
 
-    def again(_function: Callable[..., object], name: str, _info: object) -> None:
-        parent = os.path.dirname(name)
-        for folder in (parent, name):
-            if os.path.isdir(folder) and not os.path.islink(folder):
-                os.chmod(folder, 0o700)
-        if os.path.isdir(name) and not os.path.islink(name):
-            remove_tree(name)
-        elif os.path.lexists(name):
-            os.unlink(name)
 
-    if sys.version_info >= (3, 12):
-        shutil.rmtree(path, onexc=again)
-    else:
-        shutil.rmtree(path, onerror=again)
+def _empty(top: int) -> None:
+    stuck: Dict[str, OSError] = {}
+    while True:
+        names = [name for name in os.listdir(top) if name not in stuck]
+        if not names:
+            break
+        for name in names:
+            try:
+                _remove_entry(top, name, top)
+            except FileNotFoundError:
+                continue  # somebody else removes it, too
+            except OSError as error:
+                stuck[name] = error
+    if stuck:
+        raise next(iter(stuck.values()))
+
+
+def _remove_entry(folder: int, name: str, top: int) -> None:
+    """Remove what is called `name` in `folder`; folders in it go up to `top`, for later."""
+    if not stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+        os.unlink(name, dir_fd=folder)
+        return
+    os.chmod(name, 0o700, dir_fd=folder)
+    if folder != top:
+        os.rename(name, uuid.uuid4().hex, src_dir_fd=folder, dst_dir_fd=top)
+        return
+    below = os.open(name, _FOLDER, dir_fd=top)
+    stays: Optional[OSError] = None
+    try:
+        for inner in os.listdir(below):
+            try:
+                _remove_entry(below, inner, top)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                stays = error
+    finally:
+        os.close(below)
+    if stays is not None:
+        raise stays
+    os.rmdir(name, dir_fd=top)
 
 
 def copy_tree(source: str, target: str, owner: Optional[Tuple[int, int]]) -> None:
