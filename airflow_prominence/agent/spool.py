@@ -56,9 +56,20 @@ class Writer:
     def add(self, kind: str, data: dict[str, Any] | None = None) -> None:
         """Append and sync; once this returns the report will reach the API."""
         self._seq += 1
-        report = {"seq": self._seq, "time": time.time(), "kind": kind, "data": data or {}}
+        report = {"seq": self._seq, "time": time.time(), "kind": kind, "data": _storable(data or {})}
         os.write(self._fd, json.dumps(report, separators=(",", ":")).encode() + b"\n")
         os.fsync(self._fd)
+
+
+def _storable(value: Any) -> Any:
+    """A report that a database can't hold would be refused for ever, and job's words may be in it: NUL, half a pair."""
+    if isinstance(value, str):
+        return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, dict):
+        return {_storable(key): _storable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_storable(item) for item in value]
+    return value
 
 
 def tail(spool: str, size: int = 2048) -> str:

@@ -13,6 +13,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from typing_extensions import Self
 
+from airflow_prominence import documents
+
 
 @dataclass
 class Lease:
@@ -147,7 +149,12 @@ class Api:
             lease.posts += 1
             if found[3]:
                 return self._stream(lease, found[3], int(query["offset"][0]), body)
-            return self._reports(lease, json.loads(body)["reports"])
+            try:
+                given = documents.loads(body)  # as strict as the real one
+            except documents.DocumentError as error:
+                return 400, {"error": str(error)}
+            assert isinstance(given, dict)
+            return self._reports(lease, given["reports"])
         return 404, {"error": "no such route"}
 
     def _register(self, token: str, body: dict[str, Any]) -> tuple[int, Any]:

@@ -62,6 +62,14 @@ def test_exit_code_tail_and_retries(api: Api, agent: Agent) -> None:
     assert second == {"imagePullStatus": "cached", "imagePullTime": -1}
 
 
+def test_binary_last_words_do_not_keep_the_end_from_being_told(api: Api, agent: Agent) -> None:
+    lease = api.assign("l1", [sh(r"printf 'a\000b\377\n'; exit 3")])
+    api.wait(lambda: lease.end)
+    assert lease.end is not None
+    assert bytes(lease.streams["stdout"]) == b"a\0b\xff\n"
+    assert lease.end["tail"] == "a\ufffdb\ufffd\n"
+
+
 def test_retry_succeeds(api: Api, agent: Agent) -> None:
     script = 'if [ -e "$TMP_DIR/was" ]; then exit 0; fi; touch "$TMP_DIR/was"; exit 1'
     lease = api.assign("l1", [sh(script)], task_retries=3)
