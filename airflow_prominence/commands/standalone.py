@@ -9,4 +9,4 @@ from airflow_prominence.standalone.__main__ import perform
 
 
 def standalone(args: argparse.Namespace) -> None:
-    sys.exit(perform(args.action, args.home, leave=args.exit))
+    sys.exit(perform(args.action, args.home, leave=args.exit, command="airflow prominence standalone"))

@@ -24,11 +24,12 @@ ACTIONS = {
 }
 
 
-def perform(action: str, home: Path, *, leave: bool = False) -> int:
-    """Do what one command says; ``leave`` ends the stack after the demo."""
+def perform(action: str, home: Path, *, leave: bool = False, command: str = "") -> int:
+    """Do what one command says; ``leave`` ends the stack after the demo; ``command`` is how the user calls this."""
     if action == "supervise":
         return supervisor.main(home)
     places = Places.of(home)
+    to_stop = f"{command} stop --home {places.home}" if command else "make stop"
     progress = Progress()
     try:
         if action == "stop":
@@ -45,9 +46,9 @@ def perform(action: str, home: Path, *, leave: bool = False) -> int:
                 if leave:
                     control.stop(places, progress)
             if not leave:
-                demo.say_where(places)
+                demo.say_where(places, to_stop)
             return code
-        demo.say_where(places)
+        demo.say_where(places, to_stop)
         if action == "run":
             _wait_for_signal()
             control.stop(places, progress)

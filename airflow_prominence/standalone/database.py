@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import pwd
@@ -71,24 +72,52 @@ class Database:
             *("--encoding=UTF8", "--locale=C", "--no-sync"),
         ]
         try:
-            done = subprocess.run(
-                command,
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                check=False,
-                user=self.account.uid if self.account else None,
-                group=self.account.gid if self.account else None,
-                extra_groups=[] if self.account else None,
-                env={"PATH": os.defpath, "LANG": "C"},
-            )
+            done = self._run(command)
         finally:
             password.unlink(missing_ok=True)
         if done.returncode:
-            lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
-            raise StackError(f"initdb could not make {self.data}: {lines[-1]}")
+            raise StackError(f"initdb could not make {self.data}: {_last(done)}")
         os.rename(making, self.data)
+        self._note_password()
+
+    @property
+    def _password_note(self) -> Path:
+        return self.data.with_name(self.data.name + ".password")
+
+    def _note_password(self) -> None:
+        write_text(self._password_note, _digest(self.password) + "\n")
+
+    def knows_password(self) -> bool:
+        """Whether the data was made with this password; else the stack's secrets were removed and made anew."""
+        note = self._password_note
+        return note.exists() and note.read_text().strip() == _digest(self.password)
+
+    def set_password(self) -> None:
+        """Give data that outlived its stack's secrets the new password; no server may run on it."""
+        self.forget_dead_server()
+        done = self._run(
+            [str(self.binaries / "postgres"), "--single", "-D", str(self.data), "postgres"],
+            f"ALTER ROLE \"{DATABASE}\" PASSWORD '{self.password}'\n",
+        )
+        if done.returncode or "ERROR" in done.stderr:
+            raise StackError(f"PostgreSQL's data in {self.data} could not be given a new password: {_last(done)}")
+        self._note_password()
+
+    def _run(self, command: list[str], given: str = "") -> subprocess.CompletedProcess[str]:
+        """Run one of PostgreSQL's programs that write the data, as the server's account."""
+        account = self.account
+        return subprocess.run(
+            command,
+            input=given,
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=False,
+            user=account.uid if account else None,
+            group=account.gid if account else None,
+            extra_groups=[] if account else None,
+            env={"PATH": os.defpath, "LANG": "C"},
+        )
 
     def forget_dead_server(self) -> None:
         """Remove the lock file of a server that is dead.
@@ -135,6 +164,15 @@ class Database:
                     cursor.execute(f'CREATE DATABASE "{DATABASE}"')
         finally:
             connection.close()
+
+
+def _digest(password: str) -> str:
+    return hashlib.sha256(password.encode()).hexdigest()
+
+
+def _last(done: subprocess.CompletedProcess[str]) -> str:
+    lines = (done.stderr or done.stdout).strip().splitlines()
+    return lines[-1] if lines else "no output"
 
 
 def _account() -> Account | None:

@@ -21,8 +21,8 @@ from airflow_prominence.standalone.records import read_json
 from airflow_prominence.standalone.settings import own_environment
 
 _COMMAND = (
-    "sh -c 'echo Hello from job $PROMINENCE_JOB_ID in a container; "
-    "echo I have $PROMINENCE_CPUS CPU and $PROMINENCE_MEMORY GB of memory, and I am user $(id -u) in $(pwd); sleep 2'"
+    'sh -c "echo Hello from job $PROMINENCE_JOB_ID in a container; '
+    'echo I have $PROMINENCE_CPUS CPU and $PROMINENCE_MEMORY GB of memory, and I am user $(id -u) in $(pwd); sleep 2"'
 )
 _GIVE_UP_SECONDS = 180
 _ENDED = {"completed", "failed", "killed", "deleted"}
@@ -53,7 +53,7 @@ def _described(text: str) -> Mapping[str, Any]:
 def run_job(places: Places, progress: Progress) -> int:
     """Submit a job, show its phases as they pass, print its standard output; the exit code is the job's."""
     image = control.read_env(places.env_file)["PROMINENCE_DEMO_IMAGE"]
-    progress.say(f'\n$ prominence create --name hello {image} "{_COMMAND}"')
+    progress.say(f"\n$ prominence create --name hello {image} '{_COMMAND}'")
     said = client(places, "create", "--name", "hello", image, _COMMAND).strip()
     progress.say(said)
     number = re.search(r"\d+", said)
@@ -77,16 +77,16 @@ def run_job(places: Places, progress: Progress) -> int:
     return 0 if shown[0] == "completed" else 1
 
 
-def say_where(places: Places) -> None:
+def say_where(places: Places, to_stop: str) -> None:
     """The addresses of a running stack and how to use it."""
     env = control.read_env(places.env_file)
     print(
-        f"The stack is up.\n"
+        f"\nThe stack is up.\n"
         f"  Airflow UI:  {env['AIRFLOW_URL']}   (user {env['AIRFLOW_USER']}, password {env['AIRFLOW_PASSWORD']})\n"
         f"  REST:        {env['PROMINENCE_URL']}\n"
         f"  In a shell:  . {places.env_file}   then: prominence list\n"
         f"  Logs:        {places.logs}\n"
-        f"  To end it:   make stop   (or: airflow prominence standalone stop)",
+        f"  To end it:   {to_stop}",
         flush=True,
     )
 

@@ -72,6 +72,11 @@ class Keeper:
     def leader(self, name: str) -> ProcessId:
         return self._kept[name].leader
 
+    def started(self, name: str) -> float | None:
+        """When this keeper started the part (epoch seconds); None if it took a running one over."""
+        kept = self._kept[name]
+        return None if kept.child is None else time.time() - (time.monotonic() - kept.since)
+
     def look(self) -> list[str]:
         """One round: say what happened, in lines for the supervisor's log."""
         said = []

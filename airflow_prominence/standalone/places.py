@@ -54,6 +54,11 @@ class Places:
         return self.home / "dags"
 
     @property
+    def programs(self) -> Path:
+        """What a shell that sources ``env`` finds on its path."""
+        return self.home / "bin"
+
+    @property
     def env_file(self) -> Path:
         return self.home / "env"
 
@@ -109,6 +114,7 @@ class Places:
             (self.secrets, 0o700),
             (self.airflow_home, 0o700),
             (self.dags, 0o755),
+            (self.programs, 0o755),
             (self.node, 0o755),
             (self.images, 0o755),
             (self.engines, 0o755),

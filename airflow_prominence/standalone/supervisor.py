@@ -21,10 +21,10 @@ import psycopg2
 from airflow_prominence.agent.images.demo import DEMO_NAME, build_demo_image
 from airflow_prominence.agent.images.model import PullError
 from airflow_prominence.dags.files import DAG_FILES, write_dag_files
-from airflow_prominence.standalone import database, node, ports, readiness, secretfiles, settings
+from airflow_prominence.standalone import database, envfile, node, ports, readiness, secretfiles, settings
 from airflow_prominence.standalone.errors import StackError
 from airflow_prominence.standalone.keeper import Keeper, end_all
-from airflow_prominence.standalone.parts import POSTGRES, airflow_parts, database_part, node_part
+from airflow_prominence.standalone.parts import NODE, POSTGRES, airflow_parts, database_part, node_part
 from airflow_prominence.standalone.places import Places
 from airflow_prominence.standalone.processes import ProcessId
 from airflow_prominence.standalone.records import read_json, write_json, write_text
@@ -51,6 +51,9 @@ class Supervisor:
         try:
             self._bring_up()
             while not self._stop.wait(_LOOK_SECONDS):
+                if not self._places.run.exists():  # someone has removed the stack's folder from under it
+                    end_all(self._places)
+                    return 1
                 for line in self._keeper.look():
                     self._log(line)
         except StackError as problem:
@@ -84,6 +87,10 @@ class Supervisor:
             self._tell("making the database")
             server.initialise()
             self._migrated.unlink(missing_ok=True)
+        elif not server.knows_password():
+            self._tell("giving the database its new password")
+            end_all(places)
+            server.set_password()
         self._tell("starting PostgreSQL")
         self._keeper.start(database_part(places, server, environ))
         server.wait_ready(lambda: self._keeper.alive(POSTGRES))
@@ -173,8 +180,7 @@ class Supervisor:
             "AIRFLOW_PASSWORD": secrets.passwords[secretfiles.ADMIN],
             "PROMINENCE_DEMO_IMAGE": DEMO_NAME,
         }
-        lines = [f"export {name}='{value}'" for name, value in values.items()]
-        write_text(self._places.env_file, "\n".join(lines) + "\n")
+        write_text(self._places.env_file, envfile.text(values, envfile.link_client(self._places)))
 
     def _await(self, server: database.Database, chosen: dict[str, int]) -> None:
         base = settings.base_url(chosen)
@@ -186,6 +192,7 @@ class Supervisor:
                 lambda: readiness.healthy(base),
             ),
             ("waiting for the job DAG", lambda: self._job_dag_known(server)),
+            ("waiting for this machine's node service", lambda: self._node_known(server)),
         ]
         deadline = time.monotonic() + _START_SECONDS
         for step, check in checks:
@@ -200,16 +207,36 @@ class Supervisor:
 
     def _job_dag_known(self, server: database.Database) -> bool:
         expected = [file.removesuffix(".py") for file in DAG_FILES]
-        try:
-            connection = server.connect()
-        except psycopg2.OperationalError:
-            return False
-        try:
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT dag_id FROM dag WHERE NOT is_stale AND dag_id = ANY(%s)", (expected,))
-                return len(cursor.fetchall()) == len(expected)
-        finally:
-            connection.close()
+        found = _count(server, "SELECT count(*) FROM dag WHERE NOT is_stale AND dag_id = ANY(%s)", expected)
+        return found == len(expected)
+
+    def _node_known(self, server: database.Database) -> bool:
+        """Whether the node has registered: before, a first job would be told that nothing has room for it."""
+        started = self._keeper.started(NODE)
+        return (
+            started is None
+            or _count(
+                server,
+                "SELECT count(*) FROM prominence_node WHERE name = %s AND last_seen >= %s",
+                node.host_name(),
+                started,
+            )
+            > 0
+        )
+
+
+def _count(server: database.Database, query: str, *values: object) -> int:
+    try:
+        connection = server.connect()
+    except psycopg2.OperationalError:
+        return 0
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(query, values)
+            row = cursor.fetchone()
+            return int(row[0]) if row else 0
+    finally:
+        connection.close()
 
 
 def _schema_version() -> str:

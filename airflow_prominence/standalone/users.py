@@ -2,56 +2,56 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
+import uuid
 from collections.abc import Mapping
 
-import jwt
-
-from airflow_prominence.standalone.errors import StackError
+from airflow_prominence import tokens
 from airflow_prominence.standalone.places import Places
 from airflow_prominence.standalone.records import read_json, write_json
 from airflow_prominence.standalone.secretfiles import USERS
 
 _VARIABLES = dict(zip(USERS, ("PROMINENCE_TOKEN", "PROMINENCE_TOKEN2"), strict=True))
+_DAYS = "30"
 _RENEW_BEFORE_S = 7 * 86400
 
 
-def _good(token: object) -> bool:
-    if not isinstance(token, str):
-        return False
-    try:
-        claims = jwt.decode(token, options={"verify_signature": False})
-    except jwt.PyJWTError:
-        return False
-    return float(claims.get("exp", 0)) > time.time() + _RENEW_BEFORE_S
-
-
 def user_tokens(places: Places, environ: Mapping[str, str]) -> dict[str, str]:
-    """``PROMINENCE_TOKEN…`` of each demo user, by the same command that an admin types."""
+    """``PROMINENCE_TOKEN…`` of each demo user, by the stack's own settings in ``environ``."""
+    # Not by `airflow prominence token`: two more starts of Airflow would be most of the way up. Here, since SQLAlchemy
+    # is not for those who only ask for the status.
+    from sqlalchemy import create_engine
+    from sqlalchemy.orm import Session
+
+    from airflow_prominence.store import usertokens
+
+    secret = environ["AIRFLOW__PROMINENCE__INTERNAL_SECRET"] or environ["AIRFLOW__API_AUTH__JWT_SECRET"]
+    ttl_s = float(environ.get("AIRFLOW__PROMINENCE__USER_TOKEN_DAYS", _DAYS)) * 86400
     path = places.secrets / "tokens.json"
     kept = read_json(path) or {}
-    wanting = [user for user in USERS if not _good(kept.get(user))]
-    # Side by side: most of the time that each takes is Airflow's import.
-    commands = {
-        user: subprocess.Popen(
-            [sys.executable, "-m", "airflow", "prominence", "token", user],
-            env=dict(environ),
-            cwd=places.airflow_home,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for user in wanting
-    }
-    for user, command in commands.items():
-        out, err = command.communicate()
-        lines = (err.strip() or out.strip()).splitlines()
-        if command.returncode or not out.strip():
-            raise StackError(f"airflow prominence token {user} failed: {lines[-1] if lines else 'no output'}")
-        kept[user] = out.strip().splitlines()[-1]
-    if wanting:
-        write_json(path, kept)
-    return {_VARIABLES[user]: kept[user] for user in USERS}
+    good = {}
+    engine = create_engine(environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"])
+    try:
+        with Session(engine) as session, session.begin():
+            for user in USERS:
+                claims = _lasting(kept.get(user), secret)
+                if claims.get("sub") == user and usertokens.is_valid(session, str(claims.get("jti")), user):
+                    good[user] = kept[user]
+                    continue
+                jti = uuid.uuid4().hex
+                good[user] = tokens.mint(tokens.USER, {"sub": user, "jti": jti, "groups": []}, ttl_s, secret)
+                usertokens.remember(session, jti, user, int(time.time()) + int(ttl_s))
+    finally:
+        engine.dispose()
+    if good != kept:
+        write_json(path, good)
+    return {_VARIABLES[user]: good[user] for user in USERS}
+
+
+def _lasting(token: object, secret: str) -> dict[str, object]:
+    """The claims of a kept token that is not about to end; none of any other."""
+    try:
+        claims = tokens.check(str(token), tokens.USER, secret)
+    except tokens.TokenRefused:
+        return {}
+    return claims if float(claims["exp"]) > time.time() + _RENEW_BEFORE_S else {}
