@@ -13,13 +13,14 @@ from airflow_prominence.api.errors import ApiError
 from airflow_prominence.dags import submit as dags
 from airflow_prominence.dags.names import PHASE_TASKS
 from airflow_prominence.store import queries, transitions
-from airflow_prominence.store.phases import DONE
+from airflow_prominence.store.phases import DONE, QUEUED
 from airflow_prominence.store.tables import Job
 
 log = logging.getLogger(__name__)
 
 ENDED_IN_AIRFLOW = "Job deleted by user"
-_OVER = frozenset({"failed", "upstream_failed", "skipped", "removed", "success"})
+_NOT_WELL = frozenset({"failed", "upstream_failed", "skipped"})
+_OVER = _NOT_WELL | {"removed", "success"}
 
 
 def job_of_run(session: Session, dag_id: str, run_id: str) -> Job:
@@ -29,7 +30,7 @@ def job_of_run(session: Session, dag_id: str, run_id: str) -> Job:
     """
     job = queries.job_of_run(session, dag_id, run_id)
     if job is not None:
-        return job
+        return _as_cleared(session, job)
     run = dags.run_facts(session, dag_id, run_id)
     if run is None:
         raise ApiError(400, f"There is no run {run_id} of DAG {dag_id}")
@@ -39,9 +40,32 @@ def job_of_run(session: Session, dag_id: str, run_id: str) -> Job:
     if not run.user:
         raise ApiError(400, "The run was started by no user, so its job would have no owner")
     try:
-        return submission.adopt_run(session, dag_id, run_id, document, submission.Owner(run.user))
+        made = submission.adopt_run(session, dag_id, run_id, document, submission.Owner(run.user))
     except documents.DocumentError as refused:
         raise ApiError(400, f"job.{refused}" if refused.path else f"job: {refused}") from None
+    return _as_cleared(session, made)
+
+
+def _as_cleared(session: Session, job: Job) -> Job:
+    """Open a new attempt of the job if its task ``run`` has been cleared in Airflow since the last one was opened.
+
+    Clearing gives a task instance a new id, and the job remembers the one it was begun for: so whichever of the
+    run's tasks comes first notices, and only once. A task ``run`` that is over already will drive nothing.
+    """
+    task = dags.run_task(session, job.dag_id, job.run_id)
+    if task is None or task.id == job.run_ti:
+        return job
+    locked = transitions.lock_job(session, job.id)
+    # Looked at again: another transaction may have seen a later clearing before we had the lock.
+    task = dags.run_task(session, job.dag_id, job.run_id)
+    if locked is None or task is None or task.ended or task.id == locked.run_ti:
+        return job
+    known, locked.run_ti = locked.run_ti, task.id
+    if known is not None and locked.phase != QUEUED:
+        transitions.begin_again(session, locked)
+        log.info("job %s was cleared in Airflow: attempt %s", locked.id, locked.attempt)
+    session.flush()
+    return locked
 
 
 def task_cancelled(session: Session, job_id: int, ti_id: str, try_number: int) -> bool:
@@ -68,8 +92,8 @@ def outcome(session: Session, dag_id: str, run_id: str) -> dict[str, Any]:
     job = queries.job_of_run(session, dag_id, run_id)
     if job is None:
         return {"success": False, "pending": False, "reason": "The run has no job"}
+    states = dags.phase_task_states(session, dag_id, run_id)
     if job.phase != DONE:
-        states = dags.phase_task_states(session, dag_id, run_id)
         all_well = all(states.get(task) == "success" for task in PHASE_TASKS)
         if not all_well and all(states.get(task) in _OVER for task in PHASE_TASKS):
             transitions.delete(session, job.id, None, ENDED_IN_AIRFLOW)
@@ -78,6 +102,9 @@ def outcome(session: Session, dag_id: str, run_id: str) -> dict[str, Any]:
             return {"success": False, "pending": True, "reason": f"The job is {job.status}"}
     success = bool(job.node_success)
     reason = job.reason or ("" if success else f"The job is {job.status} without success of all its tasks")
+    by_hand = [task for task in PHASE_TASKS if states.get(task) in _NOT_WELL] if success else []
+    if by_hand:
+        success, reason = False, f"The job is {job.status}, but its task {by_hand[0]} was ended by hand in Airflow"
     return {"success": success, "pending": False, "reason": reason}
 
 

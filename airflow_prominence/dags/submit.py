@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from airflow_prominence import _compat
 from airflow_prominence._compat import RunFacts, TaskInstanceFacts
 from airflow_prominence.dags.files import DAG_FILES
-from airflow_prominence.dags.names import JOB_DAG_ID, PHASE_TASKS, run_id_for
+from airflow_prominence.dags.names import JOB_DAG_ID, PHASE_TASKS, RUN, run_id_for
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -25,6 +25,7 @@ __all__ = [
     "run_facts",
     "run_id_for",
     "run_state",
+    "run_task",
     "submit_run",
 ]
 
@@ -95,6 +96,12 @@ def run_state(session: Session, dag_id: str, run_id: str) -> str | None:
 def phase_task_states(session: Session, dag_id: str, run_id: str) -> dict[str, str | None]:
     """Return the states of a run's phase tasks (provision, stage_in, run, stage_out); None is "not scheduled yet"."""
     return {ti.task_id: ti.state for ti in _compat.task_instances(session, dag_id, run_id, PHASE_TASKS)}
+
+
+def run_task(session: Session, dag_id: str, run_id: str) -> TaskInstanceFacts | None:
+    """Return the present instance of a run's task ``run``, or None if the run has none."""
+    found = _compat.task_instances(session, dag_id, run_id, [RUN])
+    return found[0] if found else None
 
 
 def find_task_instance(session: Session, ti_id: str) -> TaskInstanceFacts | None:

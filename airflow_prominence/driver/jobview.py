@@ -106,8 +106,13 @@ class JobView:
         """The job as a sentence names it."""
         return f"Job {self.id} ({self.name})" if self.name else f"Job {self.id}"
 
+    @property
+    def first_attempt(self) -> int:
+        """The attempt with which the job began, or began again after somebody cleared it in Airflow."""
+        return max((event.attempt for event in self.events if event.kind == "cleared"), default=1)
+
     def has_reached(self, phase: str) -> bool:
-        """Whether the job has come as far as ``phase``, in this attempt or in one before."""
+        """Whether the job has come as far as ``phase``, in this attempt or in one before, since it was cleared."""
         wanted = PHASES.index(phase)
         if not self.ended and PHASES.index(self.phase) >= wanted:
             return True
@@ -116,5 +121,5 @@ class JobView:
         return any(
             PHASES.index(_REACHED_BY_EVENT[event.kind]) >= wanted
             for event in self.events
-            if event.kind in _REACHED_BY_EVENT
+            if event.kind in _REACHED_BY_EVENT and event.attempt >= self.first_attempt
         )

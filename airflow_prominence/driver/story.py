@@ -36,7 +36,9 @@ class Story:
         """Write what is new."""
         self._tell_head(job)
         for event, chapter in chapters(job.events):
-            if event in self._told or not self._is_mine(event, chapter):
+            if event in self._told or event.attempt < job.first_attempt:
+                continue
+            if not self._is_mine(event, chapter):
                 continue
             self._told.add(event)
             for line in event.message.splitlines() or [event.kind]:

@@ -83,6 +83,7 @@ def insert_job(session: Session, job_id: int, new: NewJob, dag_id: str, run_id: 
         version=1,
         holder=None,
         holder_until=None,
+        run_ti=None,
     )
     session.add(job)
     session.flush()

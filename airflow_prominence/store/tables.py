@@ -93,6 +93,9 @@ class Job(Base):
     holder: Mapped[str | None] = mapped_column(String(64))
     holder_until: Mapped[float | None]
 
+    #: The instance of the run's task ``run`` that the present attempts belong to; clearing it in Airflow makes another.
+    run_ti: Mapped[str | None] = mapped_column(String(36))
+
     __table_args__ = (
         UniqueConstraint("dag_id", "run_id", "group_id"),
         Index("ix_prominence_job_owner_ended", "owner", "ended_at"),

@@ -23,6 +23,7 @@ from airflow_prominence.store.tables import Attempt, Job
 
 EVICTED = "Job was evicted"
 DELETED_BY_USER = "Job deleted by user"
+CLEARED = "Cleared in Airflow"
 QUEUED_TOO_LONG = "Maximum time queued was exceeded"
 
 #: How long a trigger that claimed a job may be silent before another may act for it on a cloud, in seconds.
@@ -98,6 +99,30 @@ def finish(
         job.node_success, job.ended_at = node_success, now
         job.execution, job.wants_capacity = execution, False
         capacity.settle_release(session, job)
+    touch(session, job)
+    session.flush()
+
+
+def begin_again(session: Session, job: Job) -> None:
+    """Open a new attempt of a job that was cleared in Airflow, whatever has become of it; its row is locked.
+
+    An attempt that still goes on is ended first. As after a submission, the queue's limit counts from now, and the
+    job may be tried again as often as its policies say.
+    """
+    now = time.time()
+    if job.phase != DONE:
+        attempt = session.get_one(Attempt, (job.id, job.attempt))
+        attempt.ended_at, attempt.status, attempt.reason = now, DELETED, CLEARED
+    capacity.stop_leases(session, job, "cleared")
+    queue_min = int(job.policies.get("maximumTimeInQueue", 0))
+    job.queue_until = now + queue_min * 60 if queue_min > 0 else None
+    job.max_attempts = job.attempt + 1 + int(job.policies.get("maximumRetries", 0))
+    job.attempt += 1
+    job.phase, job.status, job.reason = QUEUED, status_of(QUEUED), ""
+    job.node_success, job.execution, job.wants_capacity = None, None, False
+    job.started_at = job.ended_at = job.released_at = None
+    session.add(new_attempt(job, now))
+    tell(session, job, "cleared", f"{CLEARED}: trying again, attempt {job.attempt}", now)
     touch(session, job)
     session.flush()
 

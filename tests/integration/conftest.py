@@ -10,11 +10,13 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.integration.airflows import Airflow
+from tests.integration.rows import CPUS, Rows
 from tests.integration.stacks import Stack
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[Stack]:
+def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     """A running stack; whatever a test strikes it must have whole again at its end."""
     # Not pytest's own folder: that is closed to others, and neither PostgreSQL nor a job runs as root.
     home = Path(tempfile.mkdtemp(prefix="prominence-stack-"))
@@ -25,7 +27,16 @@ def stack() -> Iterator[Stack]:
         yield running
     finally:
         running.stop()
+        if request.session.testsfailed:
+            keep_logs(running)
         shutil.rmtree(home, ignore_errors=True)
+
+
+def keep_logs(stack: Stack) -> None:
+    """What the parts said is often the only witness of why a test failed."""
+    kept = Path(tempfile.gettempdir()) / f"{stack.places.home.name}-logs"
+    shutil.copytree(stack.places.logs, kept, dirs_exist_ok=True)
+    print(f"The stack's logs are kept in {kept}.")
 
 
 @pytest.fixture
@@ -40,3 +51,25 @@ def other_client(stack: Stack) -> Iterator[httpx.Client]:
     """The public routes as the user `demo2`."""
     with stack.client(stack.other_token) as session:
         yield session
+
+
+@pytest.fixture(scope="session")
+def airflow(stack: Stack) -> Iterator[Airflow]:
+    """Airflow's own REST interface as its admin."""
+    with stack.airflow_client() as http:
+        yield Airflow(http)
+
+
+@pytest.fixture(scope="session")
+def rows(stack: Stack, airflow: Airflow) -> Rows:
+    """Jobs that go every way a job can go, all at once."""
+    [(node, *own)] = stack.psql("SELECT id, cpus, memory_mb FROM prominence_node WHERE state = 'up'")
+    size = "UPDATE prominence_node SET cpus = %s, memory_mb = %s WHERE id = %s"
+    # They only sleep: what this machine has must not make one wait for another.
+    stack.psql(size, CPUS, CPUS * 1024, node)
+    try:
+        playing = Rows(stack, airflow)
+        playing.end()
+    finally:
+        stack.psql(size, *own, node)
+    return playing

@@ -1,250 +1,199 @@
 """Airflow tells the truth: what the run of a job looks like there, for each way in which a job can go.
 
-The rows are those of the project's table of cases; "by hand" means what a user can do in Airflow's own pages, which
-call the same routes as these tests.
+The rows are those of the project's table of cases; most are played all at once by the fixture ``rows``.
 """
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
 
-import httpx
 import pytest
 
+from tests.integration.airflows import Airflow
+from tests.integration.rows import Played, Row, Rows, document
 from tests.integration.stacks import Stack, until
 
-_SHORT = 90.0
-
-
-class Airflow:
-    """Airflow's own REST interface, as its pages use it."""
-
-    def __init__(self, http: httpx.Client) -> None:
-        self.http = http
-
-    def run_of(self, job: int) -> str:
-        """The run of a job, found as a user finds it: by its readable name."""
-
-        def ask() -> str:
-            answer = self.http.get(
-                "/api/v2/dags/prominence_job/dagRuns", params={"order_by": "-run_after", "limit": 100}
-            ).json()
-            ids = [str(run["dag_run_id"]) for run in answer["dag_runs"]]
-            return next((run for run in ids if run.split(".")[0] == f"job-{job}"), "")
-
-        return until(ask, 10, what=f"the run of job {job}")
-
-    def run(self, run_id: str) -> dict[str, Any]:
-        answer = self.http.get(f"/api/v2/dags/prominence_job/dagRuns/{run_id}")
-        answer.raise_for_status()
-        found: dict[str, Any] = answer.json()
-        return found
-
-    def ended(self, run_id: str, seconds: float = _SHORT) -> str:
-        """Wait for the run's end; its state then."""
-
-        def ask() -> str:
-            state = str(self.run(run_id)["state"])
-            return state if state in ("success", "failed") else ""
-
-        return until(ask, seconds, 0.3, f"run {run_id} ends: {self.tasks(run_id)}")
-
-    def tasks(self, run_id: str) -> dict[str, str | None]:
-        """The states of the run's tasks."""
-        answer = self.http.get(f"/api/v2/dags/prominence_job/dagRuns/{run_id}/taskInstances")
-        answer.raise_for_status()
-        return {ti["task_id"]: ti["state"] for ti in answer.json()["task_instances"]}
-
-    def tries(self, run_id: str, task: str) -> int:
-        answer = self.http.get(f"/api/v2/dags/prominence_job/dagRuns/{run_id}/taskInstances/{task}/tries")
-        answer.raise_for_status()
-        return len(answer.json()["task_instances"])
-
-    def until_task(self, run_id: str, task: str, state: str) -> None:
-        until(lambda: self.tasks(run_id).get(task) == state, 60, 0.2, f"{task} of {run_id} is {state}")
-
-    def fail_run(self, run_id: str) -> None:
-        answer = self.http.patch(f"/api/v2/dags/prominence_job/dagRuns/{run_id}", json={"state": "failed"})
-        assert answer.status_code == 200, answer.text
-
-    def fail_task(self, run_id: str, task: str) -> None:
-        answer = self.http.patch(
-            f"/api/v2/dags/prominence_job/dagRuns/{run_id}/taskInstances/{task}",
-            json={"new_state": "failed", "include_downstream": False},
-        )
-        assert answer.status_code == 200, answer.text
-
-    def trigger(self, conf: dict[str, Any]) -> httpx.Response:
-        return self.http.post("/api/v2/dags/prominence_job/dagRuns", json={"logical_date": None, "conf": conf})
-
-    def log(self, run_id: str, task: str) -> str:
-        answer = self.http.get(
-            f"/api/v2/dags/prominence_job/dagRuns/{run_id}/taskInstances/{task}/logs/1", params={"full_content": True}
-        )
-        answer.raise_for_status()
-        return "\n".join(str(line.get("event", line)) for line in answer.json()["content"] if isinstance(line, dict))
-
-    def result(self, run_id: str, task: str) -> dict[str, Any]:
-        answer = self.http.get(
-            f"/api/v2/dags/prominence_job/dagRuns/{run_id}/taskInstances/{task}/xcomEntries/return_value",
-            params={"deserialize": False, "stringify": False},
-        )
-        answer.raise_for_status()
-        value = answer.json()["value"]
-        found: dict[str, Any] = json.loads(value) if isinstance(value, str) else value
-        return found
-
-
-@pytest.fixture
-def airflow(stack: Stack) -> Iterator[Airflow]:
-    with stack.airflow_client() as http:
-        yield Airflow(http)
-
-
-def _document(stack: Stack, cmd: str = "echo hello", **more: Any) -> dict[str, Any]:
-    return {
-        "name": "truth",
-        "resources": {"cpus": 1, "memory": 1, "disk": 1, "nodes": 1},
-        "tasks": [{"image": stack.image, "runtime": "singularity", "cmd": cmd}],
-        **more,
-    }
-
-
 _ALL_FINE = dict.fromkeys(("begin", "provision", "stage_in", "run", "stage_out", "release", "outcome"), "success")
+_NEVER_PLACED = _ALL_FINE | {
+    "provision": "failed",
+    "stage_in": "upstream_failed",
+    "run": "upstream_failed",
+    "stage_out": "skipped",
+    "outcome": "failed",
+}
+_NEVER_RAN = _ALL_FINE | {"stage_in": "failed", "run": "upstream_failed", "stage_out": "skipped", "outcome": "failed"}
+_RAN_BADLY = _ALL_FINE | {"run": "failed", "outcome": "failed"}
+_STOPPED = _RAN_BADLY | {"stage_out": "skipped"}
+
+TABLE = {
+    "all fine": ("success", "completed", _ALL_FINE),
+    "exit 3": ("failed", "completed", _RAN_BADLY),
+    "exit 3 that counts as success": ("success", "completed", _ALL_FINE),
+    "retried": ("failed", "completed", _RAN_BADLY),
+    "no such image": ("failed", "failed", _NEVER_RAN),
+    "no such node": ("failed", "failed", _NEVER_PLACED),
+    "walltime": ("failed", "killed", _STOPPED),
+    "deleted while waiting": ("failed", "deleted", _NEVER_PLACED),
+    "deleted while running": ("failed", "deleted", _STOPPED),
+    # By hand Airflow itself fails the task that goes on and skips the others, all but the teardowns.
+    "run failed by hand while waiting": (
+        "failed",
+        "deleted",
+        _ALL_FINE
+        | {"provision": "failed", "stage_in": "skipped", "run": "skipped", "stage_out": "skipped", "outcome": "failed"},
+    ),
+    "run failed by hand while running": ("failed", "deleted", _STOPPED),
+    "task run failed by hand": ("failed", "deleted", _STOPPED),
+    "cleared after failure": ("success", "completed", _ALL_FINE),
+    "cleared while running": ("failed", "deleted", _STOPPED),
+    "cleared all": ("success", "completed", _ALL_FINE),
+    "cleared stage_out": ("success", "completed", _ALL_FINE),
+}
 
 
-def test_all_fine(stack: Stack, airflow: Airflow) -> None:
-    job = stack.submit(_document(stack))
-    run = airflow.run_of(job)
-    assert airflow.ended(run) == "success"
-    assert airflow.tasks(run) == _ALL_FINE
-    assert stack.wait(job)["status"] == "completed"
-    result = airflow.result(run, "run")
-    assert (result["job"], result["status"], result["exit_codes"], result["node_success"]) == (
-        job,
-        "completed",
-        [0],
-        True,
-    )
+@pytest.mark.parametrize("name", TABLE)
+def test_row(rows: Rows, name: str) -> None:
+    played = rows[name]
+    state, status, tasks = TABLE[name]
+    assert (played.state, played.described["status"], played.tasks) == (state, status, tasks)
+    assert played.airflow.tries(played.run, "release") == (2 if name.startswith("cleared") else 1)
 
 
-def test_exit_1_is_completed_and_fails_the_run(stack: Stack, airflow: Airflow) -> None:
-    job = stack.submit(_document(stack, "sh -c 'echo boom >&2; exit 3'"))
-    run = airflow.run_of(job)
-    assert airflow.ended(run) == "failed"
-    assert airflow.tasks(run) == _ALL_FINE | {"run": "failed", "outcome": "failed"}
-    ended = stack.wait(job)
-    assert ended["status"] == "completed"
-    assert ended["execution"]["tasks"][0]["exitCode"] == 3
-    assert airflow.result(run, "run")["exit_codes"] == [3]
+def test_the_task_run_says_how_the_job_ended(rows: Rows) -> None:
+    fine, bad = (rows[name].airflow.result(rows[name].run, "run") for name in ("all fine", "exit 3"))
+    assert (fine["status"], fine["exit_codes"], fine["node_success"]) == ("completed", [0], True)
+    assert (bad["status"], bad["exit_codes"], bad["node_success"]) == ("completed", [3], False)
 
 
-def test_exit_1_that_counts_as_success(stack: Stack, airflow: Airflow) -> None:
-    policies = {"reportJobSuccessOnTaskFailure": True}
-    job = stack.submit(_document(stack, "sh -c 'exit 3'", policies=policies))
-    assert airflow.ended(airflow.run_of(job)) == "success"
-    assert stack.wait(job)["status"] == "completed"
+def test_another_attempt_is_driven_on_by_the_same_run(rows: Rows) -> None:
+    retried = rows["retried"]
+    assert retried.airflow.result(retried.run, "run")["attempt"] == 2
+    assert retried.described["execution"]["retries"] == 1
 
 
-def test_an_image_that_cannot_be_pulled_fails_stage_in(stack: Stack, airflow: Airflow) -> None:
-    document = _document(stack)
-    document["tasks"][0]["image"] = "127.0.0.1:9/no/such-image:latest"
-    job = stack.submit(document)
-    run = airflow.run_of(job)
-    assert airflow.ended(run) == "failed"
-    assert airflow.tasks(run) == _ALL_FINE | {
-        "stage_in": "failed",
-        "run": "upstream_failed",
-        "stage_out": "skipped",
-        "outcome": "failed",
-    }
-    assert stack.wait(job)["status"] == "failed"
+# -- clearing ----------------------------------------------------------------------------------------------------------
 
 
-def test_walltime_fails_the_run(stack: Stack, airflow: Airflow) -> None:
-    document = _document(stack, "sleep 300")
-    document["resources"]["walltime"] = 1
-    job = stack.submit(document)
-    run = airflow.run_of(job)
-    assert airflow.ended(run, 150) == "failed"
-    states = airflow.tasks(run)
-    assert (states["stage_in"], states["run"], states["release"]) == ("success", "failed", "success")
-    assert stack.wait(job)["status"] == "killed"
+def _attempts(played: Played) -> list[tuple[int, str]]:
+    attempts = played.described["execution"].get("attempts", [])
+    return [(attempt["attempt"], attempt["status"]) for attempt in attempts]
 
 
-def test_delete_while_it_waits(stack: Stack, airflow: Airflow) -> None:
-    job = stack.submit(_waiting(stack))
-    run = airflow.run_of(job)
-    airflow.until_task(run, "provision", "deferred")
-    _delete(stack, job)
-    assert airflow.ended(run) == "failed"
-    assert airflow.tasks(run) == _ALL_FINE | {
-        "provision": "failed",
-        "stage_in": "upstream_failed",
-        "run": "upstream_failed",
-        "stage_out": "skipped",
-        "outcome": "failed",
-    }
-    assert stack.describe(job)["status"] == "deleted"
+def test_clearing_run_tries_the_job_again(rows: Rows) -> None:
+    cleared = rows["cleared after failure"]
+    assert cleared.seen["first"] == "failed"
+    assert _attempts(cleared) == [(1, "completed"), (2, "completed")]
+    assert [attempt["exitCodes"] for attempt in cleared.described["execution"]["attempts"]] == [[1], [0]]
+    assert "Cleared in Airflow: trying again, attempt 2" in cleared.log("run", 2)
+    assert "Task 0 ended with exit code 1" not in cleared.log("run", 2)
 
 
-def test_delete_while_it_runs(stack: Stack, airflow: Airflow) -> None:
-    job, run = _running(stack, airflow)
-    _delete(stack, job)
-    assert airflow.ended(run) == "failed"
-    states = airflow.tasks(run)
-    assert (states["run"], states["release"], states["outcome"]) == ("failed", "success", "failed")
-    assert stack.describe(job)["status"] == "deleted"
-    assert airflow.tries(run, "release") == 1
+def test_clearing_the_whole_run_tries_the_job_again_once(rows: Rows) -> None:
+    cleared = rows["cleared all"]
+    assert cleared.seen["first"] == "success"
+    assert _attempts(cleared) == [(1, "completed"), (2, "completed")]
 
 
-def test_the_run_is_failed_by_hand_while_the_job_waits(stack: Stack, airflow: Airflow) -> None:
-    job = stack.submit(_waiting(stack))
-    run = airflow.run_of(job)
-    airflow.until_task(run, "provision", "deferred")
-    airflow.fail_run(run)
-    assert stack.wait(job, seconds=_SHORT)["status"] == "deleted"
-    assert airflow.ended(run) == "failed"
+def test_clearing_another_phase_answers_what_is_true(rows: Rows) -> None:
+    cleared = rows["cleared stage_out"]
+    assert cleared.airflow.tries(cleared.run, "stage_out") == 2
+    assert _attempts(cleared) == []
 
 
-def test_the_run_is_failed_by_hand_while_the_job_runs(stack: Stack, airflow: Airflow) -> None:
-    job, run = _running(stack, airflow)
-    airflow.fail_run(run)
-    assert stack.wait(job, seconds=30)["status"] == "deleted"
-    assert airflow.ended(run) == "failed"
-    states = airflow.tasks(run)
-    assert (states["run"], states["release"], states["outcome"]) == ("failed", "success", "failed")
-    assert airflow.tries(run, "release") == 1
+def test_clearing_a_running_job_ends_its_containers_and_begins_again(rows: Rows, stack: Stack) -> None:
+    cleared = rows["cleared while running"]
+    assert cleared.seen["described"]["status"] == "running"
+    assert _attempts(cleared) == [(1, "deleted"), (2, "deleted")]
+    assert cleared.described["execution"]["attempts"][0]["statusReason"] == "Cleared in Airflow"
+    leases = stack.psql("SELECT state FROM prominence_lease WHERE job_id = %s", cleared.job)
+    assert leases == [("ended",), ("ended",)]
 
 
-def test_the_task_run_alone_is_failed_by_hand(stack: Stack, airflow: Airflow) -> None:
-    job, run = _running(stack, airflow)
-    airflow.fail_task(run, "run")
-    assert stack.wait(job, seconds=30)["status"] == "deleted"
-    assert airflow.ended(run) == "failed"
-    states = airflow.tasks(run)
-    assert (states["run"], states["release"], states["outcome"]) == ("failed", "success", "failed")
-    assert airflow.tries(run, "release") == 1
+def test_of_all_these_jobs_nothing_runs_any_more(rows: Rows, stack: Stack) -> None:
+    assert rows
+    until(lambda: not stack.psql("SELECT 1 FROM prominence_lease WHERE state <> 'ended'"), 30)
+    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    assert b"sleep\x00300\x00" not in commands
+
+
+# -- moments that pass too quickly to be met but by holding a part of Airflow ------------------------------------------
 
 
 def test_the_run_is_failed_by_hand_before_anything_started(stack: Stack, airflow: Airflow) -> None:
     with stack.paused("scheduler"):
-        job = stack.submit(_document(stack, "sleep 300"))
+        job = stack.submit(document(stack, Row("sleep 300")))
         run = airflow.run_of(job)
         airflow.fail_run(run)
-    ended = stack.wait(job, seconds=150)
-    assert ended["status"] == "deleted"
-    assert airflow.ended(run)
+    assert airflow.ended(run) == "failed"
+    assert stack.describe(job)["status"] == "deleted"
 
 
-def test_the_trigger_form(stack: Stack, airflow: Airflow) -> None:
+def _held_at(stack: Stack, airflow: Airflow, task: str, before: str) -> tuple[int, str]:
+    """A job that has ended, its run held in the task after ``before`` (the triggerer is paused by the caller)."""
+    job = stack.submit(document(stack, Row("sleep 1")))
+    run = airflow.run_of(job)
+    state = "SELECT state FROM task_instance WHERE run_id = %s AND task_id = %s"
+    until(lambda: stack.psql(state, run, before) == [("success",)], 60, 0.05, f"{before} of {run}")
+    return job, run
+
+
+@pytest.mark.parametrize(
+    ("task", "before", "expected"),
+    [("stage_out", "run", "failed"), ("release", "stage_out", "success")],
+)
+def test_the_run_is_failed_by_hand_when_the_job_has_ended(
+    stack: Stack, airflow: Airflow, task: str, before: str, expected: str
+) -> None:
+    """In stage_out it fails; in release nothing is left to fail, and the job did complete."""
+    job, run = _held_at(stack, airflow, task, before)
+    with stack.paused("triggerer"):
+        airflow.until_task(run, task, "deferred")
+        airflow.fail_run(run)
+    assert airflow.ended(run) == expected
+    assert stack.describe(job)["status"] == "completed"
+    states = airflow.tasks(run)
+    assert states["release"] == "success"
+    assert states["stage_out"] == ("failed" if task == "stage_out" else "success")
+    assert airflow.tries(run, "release") == 1
+
+
+def test_a_failed_release_changes_nothing(stack: Stack, airflow: Airflow) -> None:
+    """Release only reports, so that it can fail in no other way than by hand; the place was given back by the job's own
+    end, and the run tells of the job."""
+    job, run = _held_at(stack, airflow, "release", "stage_out")
+    with stack.paused("triggerer"):
+        airflow.until_task(run, "release", "deferred")
+        airflow.fail_task(run, "release")
+    assert airflow.ended(run) == "success"
+    assert airflow.tasks(run) == _ALL_FINE | {"release": "failed"}
+    assert stack.describe(job)["status"] == "completed"
+    assert stack.psql("SELECT state FROM prominence_lease WHERE job_id = %s", job) == [("ended",)]
+
+
+# -- runs started in Airflow -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def started(stack: Stack, airflow: Airflow) -> Iterator[dict[str, str]]:
+    """Runs started in Airflow, by what was typed into the form; all at once."""
+    others = stack.submit(document(stack, Row("sleep 300"), "others"))
+    confs = {
+        "document": {"job": document(stack, Row(), "from-the-form")},
+        "nothing": {},
+        "number": {"job_id": others},
+    }
+    answers = {name: airflow.trigger(conf) for name, conf in confs.items()}
+    assert [answer.status_code for answer in answers.values()] == [200, 200, 200]
+    yield {name: str(answer.json()["dag_run_id"]) for name, answer in answers.items()}
+    with stack.client() as http:
+        # It can be deleted: no run of another job has ended it.
+        assert http.delete(f"/jobs/{others}").status_code == 200
+
+
+def test_the_trigger_form(stack: Stack, airflow: Airflow, started: dict[str, str]) -> None:
     """Started in Airflow with a document: the job is the user's who pressed the button."""
-    started = airflow.trigger({"job": _document(stack, name="from-the-form")})
-    assert started.status_code == 200, started.text
-    run = str(started.json()["dag_run_id"])
+    run = started["document"]
     assert airflow.ended(run) == "success"
     assert airflow.result(run, "provision")["name"] == "from-the-form"
     [(owner, status)] = stack.psql("SELECT owner, status FROM prominence_job WHERE run_id = %s", run)
@@ -252,84 +201,21 @@ def test_the_trigger_form(stack: Stack, airflow: Airflow) -> None:
 
 
 def test_the_trigger_form_refuses_a_bad_document(stack: Stack, airflow: Airflow) -> None:
-    refused = airflow.trigger({"job": {**_document(stack), "resuorces": {}}})
+    refused = airflow.trigger({"job": {**document(stack, Row()), "resuorces": {}}})
     assert refused.status_code == 400
     assert "resuorces" in refused.text
 
 
-def test_a_run_without_a_document_fails_and_says_why(stack: Stack, airflow: Airflow) -> None:
-    run = str(airflow.trigger({}).json()["dag_run_id"])
+@pytest.mark.parametrize("typed", ["nothing", "number"])
+def test_a_run_without_a_document_fails_and_says_why(airflow: Airflow, started: dict[str, str], typed: str) -> None:
+    """The number of a job, typed into the form, is not believed."""
+    run = started[typed]
     assert airflow.ended(run) == "failed"
-    assert airflow.tasks(run)["provision"] == "failed"
-    assert "job" in airflow.result(run, "provision")["message"]
+    assert airflow.tasks(run) == _NEVER_PLACED
+    assert "job: is missing" in airflow.result(run, "provision")["message"]
 
 
-def test_a_job_number_typed_into_the_form_is_not_believed(stack: Stack, airflow: Airflow) -> None:
-    job = stack.submit(_document(stack, "sleep 20"))
-    run = str(airflow.trigger({"job_id": job}).json()["dag_run_id"])
-    assert airflow.ended(run) == "failed"
-    assert stack.describe(job)["status"] in ("pending", "running")
-    _delete(stack, job)
-
-
-def test_another_attempt_is_driven_on_by_the_same_run(stack: Stack, airflow: Airflow) -> None:
-    job = stack.submit(_document(stack, "sh -c 'exit 1'", policies={"maximumRetries": 1}))
-    run = airflow.run_of(job)
-    assert airflow.ended(run) == "failed"
-    assert airflow.result(run, "run")["attempt"] == 2
-    ended = stack.wait(job)
-    assert (ended["status"], ended["execution"]["retries"]) == ("completed", 1)
-
-
-def test_the_logs_tell_the_story(stack: Stack, airflow: Airflow) -> None:
-    job = stack.submit(_document(stack, "sh -c 'sleep 2; echo boom; exit 7'"))
-    run = airflow.run_of(job)
-    airflow.ended(run)
-    assert f"Job {job} (truth)" in airflow.log(run, "provision")
-    assert "Placed at" in airflow.log(run, "provision")
-    told = airflow.log(run, "run")
-    assert stack.image in told
-    assert "exit code 7" in told
-    assert "boom" in told
-
-
-def test_every_task_links_to_the_job(stack: Stack, airflow: Airflow) -> None:
-    job = stack.submit(_document(stack))
-    run = airflow.run_of(job)
-    links = airflow.http.get(f"/api/v2/dags/prominence_job/dagRuns/{run}/taskInstances/run/links").json()
-    assert links["extra_links"]["Job"] == f"{stack.url}/jobs/{job}"
-
-
-def _waiting(stack: Stack) -> dict[str, Any]:
-    """A job that will wait: it wants all there is, and somebody else has some of it."""
-    if not stack.psql("SELECT 1 FROM prominence_job WHERE name = 'occupant' AND status = 'running'"):
-        occupant = stack.submit(_document(stack, "sleep 240", name="occupant"))
-        stack.wait(occupant, "running")
-    [(cpus,)] = stack.psql("SELECT max(cpus) FROM prominence_node")
-    document = _document(stack)
-    document["resources"]["cpus"] = cpus
-    return document
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_occupant_stays(stack: Stack) -> Iterator[None]:
-    yield
-    for (job,) in stack.psql("SELECT id FROM prominence_job WHERE name = 'occupant' AND status <> 'completed'"):
-        with stack.client() as http:
-            http.delete(f"/jobs/{job}")
-
-
-def _running(stack: Stack, airflow: Airflow) -> tuple[int, str]:
-    job = stack.submit(_document(stack, "sleep 300"))
-    run = airflow.run_of(job)
-    stack.wait(job, "running")
-    airflow.until_task(run, "run", "deferred")
-    # The trigger has to have found its job, or its on_kill has nothing to tell.
-    time.sleep(2)
-    return job, run
-
-
-def _delete(stack: Stack, job: int) -> None:
-    with stack.client() as http:
-        answer = http.delete(f"/jobs/{job}")
-    assert answer.status_code == 200, answer.text
+def test_every_task_links_to_the_job(stack: Stack, rows: Rows) -> None:
+    fine = rows["all fine"]
+    links = fine.airflow.http.get(f"/api/v2/dags/prominence_job/dagRuns/{fine.run}/taskInstances/run/links").json()
+    assert links["extra_links"]["Job"] == f"{stack.url}/jobs/{fine.job}"
