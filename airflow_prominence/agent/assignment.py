@@ -50,6 +50,7 @@ class Assignment:
     attempt: int
     nodes: int
     token: str
+    job_token: str  # what the job itself gets: it must not be able to report in our name
     report_url: str
     resources: Resources
     inputs: tuple[Input, ...]
@@ -129,6 +130,7 @@ def parse(text: str) -> Assignment:
         attempt=_get("", raw, "attempt", int),
         nodes=int(raw.get("nodes") or 1),
         token=_get("", raw, "token", str),
+        job_token=_get("", raw, "job_token", str),
         report_url=_get("", raw, "report_url", str).rstrip("/"),
         resources=Resources(
             cpus=_get("resources.", limits, "cpus", int),

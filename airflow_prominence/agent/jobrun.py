@@ -267,7 +267,7 @@ class Job:
                 "TEMP": TMP,
                 "TMPDIR": TMP,
                 "USER": "user",
-                "PROMINENCE_TOKEN": self._assignment.token,
+                "PROMINENCE_TOKEN": self._assignment.job_token,
                 "PROMINENCE_TASK_NUM": str(index),
                 "PROMINENCE_CONTAINER_RUNTIME": task.runtime,
                 "PROMINENCE_LEASE": self._assignment.lease,

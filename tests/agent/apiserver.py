@@ -101,6 +101,7 @@ class Api:
             "nodes": 1,
             "node_num": 0,
             "token": "token-" + lease,
+            "job_token": "job-token-" + lease,
             "report_url": f"{self.url}/leases/{lease}",
             "public_url": "http://127.0.0.1/api/v1",
             "resources": resources,

@@ -97,7 +97,7 @@ def test_environment_and_shared_folders(api: Api, agent: Agent) -> None:
     env = dict(line.split("=", 1) for line in lines[:-1])
     assert env["A"] == "{{ b }} $(c) `d` \u00e9"
     assert env["PROMINENCE_JOB_ID"] == "12"
-    assert env["PROMINENCE_TOKEN"] == "token-l1"
+    assert env["PROMINENCE_TOKEN"] == "job-token-l1"
     assert env["PROMINENCE_TASK_NUM"] == "1"
     assert env["PROMINENCE_CONTAINER_RUNTIME"] == "singularity"
     assert (env["HOME"], env["TMP"], env["TEMP"], env["TMPDIR"], env["USER"]) == (

@@ -131,6 +131,22 @@ def test_a_runners_token_is_for_its_lease_only(http: Any, alice: User) -> None:
     node.gone()
 
 
+def test_what_a_job_gets_cannot_report_for_it(http: Any, alice: User) -> None:
+    node, driver = PretendNode(http), Driver(http)
+    job_id = alice.submit()
+    driver.claim(job_id)
+    [given] = node.poll()["start"]
+    headers = {"Authorization": f"Bearer {given['job_token']}"}
+    lie = {"seq": 1, "time": time.time(), "kind": "end", "data": {"status": "completed", "node_success": True}}
+    path = f"{BASE}/leases/{given['lease']}"
+    assert http.post(f"{path}/reports", json={"reports": [lie]}, headers=headers).status_code == 403
+    assert http.put(f"{path}/streams/stdout?offset=0", content=b"x", headers=headers).status_code == 403
+    assert alice.describe(job_id)["status"] == "pending"
+    itself = User(http, alice.name, given["job_token"])
+    assert itself.describe(job_id)["id"] == job_id
+    node.gone()
+
+
 def test_a_revoked_token_is_refused_at_once(http: Any, alice: User) -> None:
     from airflow_prominence.api import usertokens
 
@@ -153,7 +169,7 @@ def test_a_job_token_works_for_its_own_job_only(http: Any, alice: User) -> None:
     other = alice.submit()
     mine = alice.submit()
     driver.claim(mine)
-    itself = User(http, alice.name, node.take().assignment["token"])
+    itself = User(http, alice.name, node.take().assignment["job_token"])
     assert [item["id"] for item in itself.get("/jobs").json()] == [mine]
     assert itself.describe(mine)["id"] == mine
     assert itself.get(f"/jobs/{other}").json() == []
