@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 from . import linux
 
-_PIDS_MAX = 16384
+#: Threads a job may have: MPI and OpenMP start some for each core, a fork bomb any number.
+_PIDS_MAX = 2048
+_PIDS_MAX_PER_CPU = 256
 
 
 def _own_groups() -> dict[str, str]:
@@ -64,7 +66,8 @@ def _candidates(name: str) -> list[tuple[str, str]]:
     mounts = _mounts()
     own = _own_groups()
     found: list[tuple[str, str]] = []
-    for controller in ("memory", "freezer", "pids", ""):
+    # in a group "cpu" all of a job weighs as much as one process of ours, however many it forks
+    for controller in ("memory", "freezer", "pids", "cpu", ""):
         if controller in mounts and controller in own:
             inside = os.path.normpath(mounts[controller] + "/" + own[controller])
             # a folder that is not there means that the path is another namespace's
@@ -80,7 +83,7 @@ class Cgroup:
     folders: dict[str, str]
 
     @classmethod
-    def create(cls, name: str, memory_mb: int) -> Cgroup:
+    def create(cls, name: str, memory_mb: int, cpus: int) -> Cgroup:
         folders: dict[str, str] = {}
         for controller, folder in _candidates(name):
             try:
@@ -89,7 +92,7 @@ class Cgroup:
                 continue
             folders[controller] = folder
         group = cls(folders)
-        group._limit(memory_mb)
+        group._limit(memory_mb, cpus)
         return group
 
     @classmethod
@@ -97,7 +100,7 @@ class Cgroup:
         """The groups of that name that are left from a dead runner."""
         return cls({controller: folder for controller, folder in _candidates(name) if os.path.isdir(folder)})
 
-    def _limit(self, memory_mb: int) -> None:
+    def _limit(self, memory_mb: int, cpus: int) -> None:
         limit = str(memory_mb * 1024 * 1024)
         if "memory" in self.folders:
             _write(os.path.join(self.folders["memory"], "memory.limit_in_bytes"), limit)
@@ -106,7 +109,7 @@ class Cgroup:
             _write(os.path.join(self.folders[""], "memory.swap.max"), "0")
         for controller in ("pids", ""):
             if controller in self.folders:
-                _write(os.path.join(self.folders[controller], "pids.max"), str(_PIDS_MAX))
+                _write(os.path.join(self.folders[controller], "pids.max"), str(_PIDS_MAX + _PIDS_MAX_PER_CPU * cpus))
 
     def join(self) -> None:
         """Move the calling process, and all that it will fork, into the groups."""

@@ -30,7 +30,7 @@ def run(state: str, lease: str) -> int:
     wanted = _load(paths)
     node = Node.read(state)
     user = users.claim(paths)
-    group = Cgroup.create(sweep.group_name(paths), wanted.resources.memory_mb)
+    group = Cgroup.create(sweep.group_name(paths), wanted.resources.memory_mb, wanted.resources.cpus)
     reports = spool.Writer(paths.spool)
     supervisor = Supervisor(paths, wanted, user, group)
     supervisor.start_reporter()

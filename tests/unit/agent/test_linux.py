@@ -54,7 +54,7 @@ def test_memory_of_a_tree() -> None:
 
 
 def test_group_keeps_together_and_kills() -> None:
-    group = Cgroup.create(f"prominence-unit-{os.getpid()}", 64)
+    group = Cgroup.create(f"prominence-unit-{os.getpid()}", 64, 1)
     if not group.folders:
         return  # this user may make none, and the agent does without
     try:
