@@ -83,6 +83,7 @@ class Delivery:
         self._waiting: list[dict[str, Any]] = []
         self._stopped = False
         self._begun_again = False
+        self._bare = False
 
     def _gather(self) -> None:
         """Take up the whole lines that have been appended since."""
@@ -116,7 +117,9 @@ class Delivery:
     def _post(self, reports: list[dict[str, Any]]) -> None:
         if not reports:
             return
-        answer = self._call("POST", "/reports", encode({"reports": reports}), "application/json")
+        given = [_bare(report) for report in reports] if self._bare else reports
+        answer = self._call("POST", "/reports", encode({"reports": given}), "application/json")
+        self._bare = False
         has = int(answer["seq"])
         if has < self._acked:
             # The server has less than it had: its database came back without its last moments. Begin again.
@@ -160,6 +163,8 @@ class Delivery:
                     print("stale: " + str(error))
                     return STALE
                 print("refused, will try again: " + str(error))
+                # Whatever it is that the server can't take, the job must end: without it, from now on.
+                self._bare = error.status == 400
                 if time.monotonic() - heard > patience_s:
                     return GAVE_UP
                 time.sleep(backoff.pause())
@@ -176,6 +181,17 @@ class Delivery:
                 changes.wait(5.0)
                 # let a burst of small writes become one request
                 time.sleep(0.02)
+
+
+def _bare(report: dict[str, Any]) -> dict[str, Any]:
+    """The report with no more in it than a job's life needs."""
+    kind, data = report["kind"], report["data"]
+    if kind == "end":
+        kept = {name: data[name] for name in ("status", "reason", "node_success")}
+        return dict(report, data=dict(kept, execution={}))
+    if kind in ("stage_in", "running", "stage_out"):
+        return dict(report, data={})
+    return dict(report, kind="log", data={"message": f"(a report of kind {kind} was refused)"})
 
 
 def reporter(assignment: Assignment, folder: str, parent: int, out: int | None) -> int:

@@ -8,10 +8,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from airflow_prominence.agent import assignment, spool, stage, wire
+from airflow_prominence.agent import assignment, report, spool, stage, wire
 from airflow_prominence.agent.limits import DiskWatch
 from airflow_prominence.agent.paths import BadLease, LeasePaths, Process, read_json, write_atomic
 from airflow_prominence.agent.users import User
@@ -22,6 +23,7 @@ WHOLE = {
     "job": 1,
     "attempt": 1,
     "token": "t",
+    "job_token": "j",
     "report_url": "http://h/x/",
     "resources": {"cpus": 1, "memory_mb": 1, "disk_mb": 1, "walltime_s": 1},
     "tasks": [{"image": "i", "runtime": "singularity", "argv": ["a"]}],
@@ -96,6 +98,29 @@ def test_tail_is_short_and_prefers_errors(tmp_path: Path) -> None:
     found = spool.tail(folder)
     assert found.endswith("o\ufffde\n")
     assert len(found) <= 2048
+
+
+def test_an_end_that_is_refused_is_told_without_what_may_be_the_cause(tmp_path: Path) -> None:
+    folder = str(tmp_path / "spool")
+    writer = spool.Writer(folder)
+    writer.add("running")
+    writer.add("log", {"message": "bad"})
+    writer.add("end", {"status": "completed", "reason": "", "node_success": False, "execution": {}, "tail": "bad"})
+    spool.mark_swept(folder)
+    taken: list[dict[str, Any]] = []
+
+    class Picky(wire.Connection):
+        def call(self, *given: Any, **_more: Any) -> dict[str, Any]:
+            if b"bad" in given[3]:
+                raise wire.Refused(400, "no")
+            taken.extend(json.loads(given[3])["reports"])
+            return {"seq": taken[-1]["seq"]}
+
+    delivery = report.Delivery(assignment.parse(json.dumps(WHOLE)), folder, lambda _message: None)
+    delivery._connection = Picky("http://h")
+    assert delivery.run() == report.DELIVERED
+    assert [item["kind"] for item in taken] == ["running", "log", "end"]
+    assert taken[-1]["data"] == {"status": "completed", "reason": "", "node_success": False, "execution": {}}
 
 
 def _input(name: str, content: bytes = b"x", executable: bool = False) -> assignment.Input:
