@@ -248,3 +248,9 @@ def test_an_unknown_path_is_a_json_error(alice: User) -> None:
     answer = alice.get("/nonsense")
     assert answer.status_code == 404
     assert isinstance(answer.json()["error"], str)
+
+
+@pytest.mark.parametrize("query", ["name=%00", "constraint=a%00=b", "constraint=a=%00", "name=a%00b&detail"])
+def test_nul_in_a_query_is_refused(alice: User, query: str) -> None:
+    answer = alice.get(f"/jobs?{query}")
+    assert (answer.status_code, "NUL" in answer.json()["error"]) == (400, True)

@@ -59,7 +59,7 @@ def list_jobs(
         everything=every is not None,
         num=_count(num),
         status=_status(status),
-        name=name,
+        name=None if name is None else _without_nul(name, "name"),
         constraints=_constraints(constraint or []),
         ids=None if ids is None else _ids(ids),
         only_job=caller.only_job,
@@ -201,10 +201,17 @@ def _status(text: str | None) -> str | None:
     return _STATUSES[text]
 
 
+def _without_nul(text: str, what: str) -> str:
+    """No name nor label holds one, and PostgreSQL cannot even be asked."""
+    if "\0" in text:
+        raise ApiError(400, f"{what}: cannot hold a NUL character")
+    return text
+
+
 def _constraints(texts: list[str]) -> dict[str, str]:
     wanted: dict[str, str] = {}
     for text in texts:
-        key, equals, value = text.partition("=")
+        key, equals, value = _without_nul(text, "constraint").partition("=")
         if not equals or not key or "=" in value or wanted.get(key.lower(), value) != value:
             raise ApiError(400, "Invalid constraint")
         wanted[key.lower()] = value
