@@ -44,6 +44,11 @@ def up(places: Places, progress: Progress) -> None:
     """Have the stack running; does nothing to one that runs."""
     places.make()
     with _alone(places):
+        daemon = supervisor(places)
+        if daemon and (read_json(places.status) or {}).get("error"):
+            # It is still ending what it could not bring up; its words were for whoever asked for that.
+            progress.show("waiting for the last start to end")
+            kill(wait_gone([daemon], 20))
         if supervisor(places) is None:
             places.status.unlink(missing_ok=True)
             _start_daemon(places)

@@ -28,7 +28,8 @@ MARK = "PROMINENCE_STACK"
 
 POSTGRES = "postgres"
 NODE = "node"
-AIRFLOW = ("api-server", "scheduler", "dag-processor", "triggerer")
+API = "api-server"
+AIRFLOW = (API, "scheduler", "dag-processor", "triggerer")
 ALL = (NODE, *AIRFLOW, POSTGRES)
 """In the order in which they may be ended: PostgreSQL last, since the others still write while they end."""
 

@@ -9,6 +9,7 @@ import hashlib
 import importlib.metadata
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -24,7 +25,7 @@ from airflow_prominence.dags.files import DAG_FILES, write_dag_files
 from airflow_prominence.standalone import database, envfile, node, ports, readiness, secretfiles, settings
 from airflow_prominence.standalone.errors import StackError
 from airflow_prominence.standalone.keeper import Keeper, end_all
-from airflow_prominence.standalone.parts import NODE, POSTGRES, airflow_parts, database_part, node_part
+from airflow_prominence.standalone.parts import API, NODE, POSTGRES, airflow_parts, database_part, node_part
 from airflow_prominence.standalone.places import Places
 from airflow_prominence.standalone.processes import ProcessId
 from airflow_prominence.standalone.records import read_json, write_json, write_text
@@ -43,6 +44,7 @@ class Supervisor:
         self._keeper = Keeper(places)
         self._stop = threading.Event()
         self._migrated = places.run / "migrated"
+        self._claims: list[socket.socket] = []
 
     def run(self) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -135,7 +137,8 @@ class Supervisor:
         owner = {"api": "api-server", "database": POSTGRES, "worker log": "scheduler", "trigger log": "triggerer"}
         held = {name: port for name, port in kept.items() if owner.get(name) in ours}
         wanted = {name: kept.get(name, port) for name, port in _WANTED_PORTS.items() if name not in held}
-        chosen = {**held, **ports.choose(wanted)}
+        self._claims += [claimed for claimed in map(ports.claim, held.values()) if claimed]
+        chosen = {**held, **ports.choose(wanted, self._claims)}
         if chosen != kept:
             write_json(self._places.ports, chosen)
         return chosen
@@ -202,6 +205,10 @@ class Supervisor:
                     raise StackError("stopped while it was starting.")
                 for line in self._keeper.look():
                     self._log(line)
+                if not self._keeper.alive(API) and not ports.is_free(chosen["api"]):
+                    raise StackError(
+                        f"another program has taken port {chosen['api']} meanwhile: start the stack again."
+                    )
                 if time.monotonic() > deadline:
                     raise StackError(f"gave up {step} after {_START_SECONDS} s: see the logs in {self._places.logs}.")
 

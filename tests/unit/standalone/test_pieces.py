@@ -8,13 +8,14 @@ import os
 import re
 import socket
 import stat
+import subprocess
 from pathlib import Path
 
 import jwt
 import pytest
 
 from airflow_prominence import tokens
-from airflow_prominence.standalone import control, node, ports, secretfiles, settings
+from airflow_prominence.standalone import control, envfile, node, ports, secretfiles, settings
 from airflow_prominence.standalone.errors import StackError
 from airflow_prominence.standalone.places import Places, reachable_by_others
 from airflow_prominence.standalone.records import read_json, write_json, write_text
@@ -32,6 +33,15 @@ def test_a_port_in_use_is_passed_over() -> None:
         port = listening.getsockname()[1]
         assert not ports.is_free(port)
         assert ports.choose({"api": port})["api"] > port
+
+
+def test_a_port_that_another_stack_has_chosen_is_passed_over() -> None:
+    mine: list[socket.socket] = []
+    chosen = ports.choose({"api": 23556}, mine)["api"]
+    assert ports.choose({"api": chosen})["api"] > chosen
+    for claimed in mine:
+        claimed.close()
+    assert ports.choose({"api": chosen})["api"] == chosen
 
 
 def test_two_names_never_get_one_port() -> None:
@@ -104,6 +114,18 @@ def test_what_a_shell_sources_is_what_we_read(tmp_path: Path) -> None:
     write_text(tmp_path / "env", "export A='1 2'\nexport B='x=y'\n")
     assert control.read_env(tmp_path / "env") == {"A": "1 2", "B": "x=y"}
     assert control.read_env(tmp_path / "none") == {}
+
+
+def test_a_shell_that_sources_the_file_finds_the_client_and_nothing_else_of_ours(places: Places) -> None:
+    places.make()
+    write_text(places.env_file, envfile.text({"A": "1 2"}, envfile.link_client(places)))
+    told = subprocess.run(
+        ["bash", "-c", f". '{places.env_file}'; . '{places.env_file}'; echo \"$A|$PATH\""],
+        env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert told.stdout == f"1 2|{places.programs}:/usr/bin:/bin\n"
+    assert os.listdir(places.programs) == ["prominence"]
+    assert control.read_env(places.env_file) == {"A": "1 2"}
 
 
 def test_a_closed_folder_is_not_reachable_by_others(tmp_path: Path) -> None:
