@@ -5,7 +5,7 @@ HOME_DIR ?= .demo
 STACK = .venv/bin/python -m airflow_prominence.standalone
 ARGS ?=
 
-.PHONY: help demo up stop status venv dev-venv test test-unit test-deploy lint types arrows bench constraints clean
+.PHONY: help demo up stop status venv dev-venv test test-unit test-survival test-deploy lint types arrows bench constraints clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -39,6 +39,9 @@ test: dev-venv ## everything that runs on one machine in a quarter of an hour
 
 test-unit: dev-venv ## the quick tests, which need no stack
 	@deploy/test.sh unit
+
+test-survival: dev-venv ## kill -9 and SIGSTOP at bad moments: nothing is lost, nothing runs twice
+	@deploy/test.sh survival
 
 test-deploy: dev-venv ## docker-compose.yaml and the docker runtime on a real Docker daemon
 	@deploy/test.sh deploy

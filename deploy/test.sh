@@ -1,5 +1,5 @@
 #!/bin/bash
-# The test suites: deploy/test.sh all | unit | deploy. .venv is there already (make dev-venv).
+# The test suites: deploy/test.sh all | unit | survival | deploy. .venv is there already (make dev-venv).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 what=$1
@@ -56,13 +56,14 @@ all)
     step "tests" suites unit runtimes agent api integration
     ;;
 unit) step "tests" suites unit ;;
+survival) step "kill tests" suites survival ;;
 deploy)
     # shellcheck disable=SC2086 - words
     install_needed $deployment
     PYTEST_ARGS="-m deploy ${PYTEST_ARGS:-}" step "tests on a Docker daemon" suites deploy runtimes
     ;;
 *)
-    echo "deploy/test.sh all | unit | deploy" >&2
+    echo "deploy/test.sh all | unit | survival | deploy" >&2
     exit 2
     ;;
 esac

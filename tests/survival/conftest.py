@@ -1,0 +1,5 @@
+"""The kill tests strike the same kind of stack as the integration tests, one of their own."""
+
+from tests.integration.conftest import stack
+
+__all__ = ["stack"]
