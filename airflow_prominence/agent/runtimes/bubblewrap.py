@@ -100,7 +100,8 @@ class Bubblewrap(Runtime):
             remove_tree(os.path.join(spec.scratch, f"{spec.name}.{kind}"))
 
     def _options(self, spec: ContainerSpec) -> List[str]:
-        proc = self._features().get("proc")
+        features = self._features()
+        proc = features["proc"]
         options = ["--unshare-user", "--unshare-ipc", "--unshare-cgroup-try", "--die-with-parent", "--cap-drop", "ALL"]
         options += ["--unshare-pid"] if proc else []
         binds = [("--bind", host, path) for host, path in mounts(spec)]
@@ -125,7 +126,9 @@ class Bubblewrap(Runtime):
                 options += ["--overlay-src", root, "--overlay", upper, work, "/"]
             binds = [(kind, host, _inside(root, path)) for kind, host, path in binds]
         options += ["--proc", "/proc"] if proc else ["--ro-bind", "/proc", "/proc"]
-        options += ["--dev", "/dev", "--ro-bind", "/sys", "/sys"]
+        # Files in memory are nobody's resident size, which is what the agent watches where it has no cgroup.
+        bound = ["--size", str(max(spec.memory_mb, 1) << 20)] if features["size"] else []
+        options += ["--dev", "/dev", *bound, "--tmpfs", "/dev/shm", "--remount-ro", "/dev", "--ro-bind", "/sys", "/sys"]
         for bind in binds:
             options += bind
         # A working directory that the image lacks is made, as docker does, where the job may write.
@@ -158,12 +161,13 @@ class Bubblewrap(Runtime):
             with open(path, encoding="utf-8") as file:
                 known = json.load(file)
             if known["key"] == key:
-                return {"proc": bool(known["proc"])}
+                return {name: bool(known[name]) for name in ("proc", "size")}
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             pass
         user = (65534, 65534) if os.geteuid() == 0 else None
         argv = [bwrap, "--unshare-user", "--unshare-pid", "--ro-bind", "/", "/", "--proc", "/proc", SHELL, "-c", ":"]
-        features = {"proc": run_quietly(argv, user) is not None}
+        sized = [bwrap, "--unshare-user", "--ro-bind", "/", "/", "--size", "4096", "--tmpfs", "/tmp", SHELL, "-c", ":"]
+        features = {"proc": run_quietly(argv, user) is not None, "size": run_quietly(sized, user) is not None}
         make_folder(self.engine_dir)
         write_json(path, {"key": key, **features})
         return features
