@@ -160,7 +160,7 @@ def test_a_deleted_jobs_runner_is_told_to_stop_and_its_end_changes_nothing(
     job_id, runner = started(alice, driver, node)
     runner.report("running")
     assert alice.delete(f"/jobs/{job_id}").status_code == 200
-    assert node.poll()["stop"] == [{"lease": runner.lease, "why": "deleted", "grace_s": 3}]
+    assert node.poll()["stop"] == [{"lease": runner.lease, "why": "deleted", "grace_s": 2}]
     assert driver.view(job_id)["released"] is False
     assert runner.report("log", message="still here")["stop"] == "deleted"
     runner.report("end", status="completed", reason="", node_success=True, execution={})

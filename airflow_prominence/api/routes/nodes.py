@@ -23,7 +23,8 @@ from airflow_prominence.store.tables import Lease, Node
 router = APIRouter(tags=["nodes"])
 
 POLL_S = 20
-_STOP_GRACE_S = 3
+#: A deleted job is gone within 5 s, of which the way to the node and the killing take a second or two.
+_STOP_GRACE_S = 2
 _REPORTS_LIMIT = 16 * 1024 * 1024
 
 
