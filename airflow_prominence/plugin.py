@@ -1,4 +1,4 @@
-"""Airflow's door to us: the plugin that mounts the job API in the API server and offers the link to a run's job."""
+"""Airflow's door to us: the plugin that mounts the job API in the API server."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import functools
 from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
-
-from airflow_prominence.links.job import JobLink
 
 
 @functools.cache
@@ -35,4 +33,3 @@ class ProminencePlugin(AirflowPlugin):
 
     name = "prominence"
     fastapi_apps: Any = _AppsOnDemand()
-    global_operator_extra_links = [JobLink()]  # noqa: RUF012 - Airflow's own declaration

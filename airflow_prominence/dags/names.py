@@ -26,12 +26,3 @@ def run_id_for(job_id: int, name: str) -> str:
     """Return the id of a job's run, readable in Airflow's UI and safe in its URLs: ``job-7375.calculate-pi``."""
     readable = _UNSAFE.sub("-", name).strip("-_")[:_LONGEST_NAME].rstrip("-_")
     return f"job-{job_id}.{readable}" if readable else f"job-{job_id}"
-
-
-_JOB_RUN_ID = re.compile(r"job-([0-9]+)(\.|$)")
-
-
-def job_id_of_run(run_id: str) -> int | None:
-    """Return the job's number that a run id of ours shows; only to be displayed, never to be believed."""
-    found = _JOB_RUN_ID.match(run_id)
-    return int(found.group(1)) if found else None

@@ -31,11 +31,27 @@ _JOB_DOC = """\
 ### A PROMINENCE job
 
 Each run of this DAG is one job: `provision` finds a place for it, `stage_in` brings its input, `run` runs its tasks in
-containers, `stage_out` takes its output away, `release` gives the place back and `outcome` says how it went.
-The tasks wait in the triggerer and hold no worker slot.
+containers, `stage_out` takes its output away, `release` gives the place back and `outcome` says how it went: it fails,
+and the run with it, unless all tasks of the job ended with exit code 0. The tasks wait in the triggerer and hold no
+worker slot. Each one's log tells its part of the job's story.
+
+Clearing `run`, with what comes after it, or the whole run tries the job again from its beginning. Marking the run or
+one of its tasks as failed deletes the job.
 
 Jobs come from the REST interface or the `prominence` command line. To start one here, put a job document into the field
 `job` and press *Trigger*; it runs for the user who pressed the button. Registry passwords don't belong here.
+"""
+
+_JOB_PARAM_DOC = """\
+The job's document, for example:
+
+```
+{
+  "name": "hello",
+  "resources": {"cpus": 1, "memory": 1, "disk": 10},
+  "tasks": [{"image": "busybox", "runtime": "singularity", "cmd": "echo hello"}]
+}
+```
 """
 
 _MAINTENANCE_DOC = """\
@@ -82,13 +98,14 @@ def prominence_job_dag() -> DAG:
 
 def _job_params() -> dict[str, Param]:
     schema = job_param_schema()
+    # A Param has one description; in its schema too, Airflow could not read it back.
+    del schema["description"]
     return {
-        # A Param's own description must not stand in its schema too: Airflow could not read that back.
-        "job": Param(None, description=schema.pop("description"), schema=schema),
+        "job": Param(None, schema=schema | {"title": "Job", "description_md": _JOB_PARAM_DOC}),
         "job_id": Param(
             None,
-            description="Set by the REST interface. Leave empty: a number typed here is not believed.",
-            schema={"type": ["null", "integer"], "title": "Job id"},
+            description="Leave empty: a number typed here is not believed.",
+            schema={"type": ["null", "integer"], "title": "Job id", "section": "Set by the REST interface"},
         ),
     }
 

@@ -213,9 +213,3 @@ def test_a_run_without_a_document_fails_and_says_why(airflow: Airflow, started: 
     assert airflow.ended(run) == "failed"
     assert airflow.tasks(run) == _NEVER_PLACED
     assert "job: is missing" in airflow.result(run, "provision")["message"]
-
-
-def test_every_task_links_to_the_job(stack: Stack, rows: Rows) -> None:
-    fine = rows["all fine"]
-    links = fine.airflow.http.get(f"/api/v2/dags/prominence_job/dagRuns/{fine.run}/taskInstances/run/links").json()
-    assert links["extra_links"]["Job"] == f"{stack.url}/jobs/{fine.job}"

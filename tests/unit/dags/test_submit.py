@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from airflow_prominence import _compat
-from airflow_prominence.dags.names import job_id_of_run, run_id_for
+from airflow_prominence.dags.names import run_id_for
 from airflow_prominence.dags.shared import prominence_job_dag
 from airflow_prominence.dags.submit import (
     DagMissing,
@@ -111,9 +111,3 @@ def test_run_ids_are_readable_and_safe(name: str, run_id: str) -> None:
 
     assert run_id_for(7375, name) == run_id
     assert re.match(conf.get("scheduler", "allowed_run_id_pattern"), run_id)
-    assert job_id_of_run(run_id) == 7375
-
-
-def test_others_run_ids_show_no_job() -> None:
-    assert job_id_of_run("manual__2026-01-01T00:00:00+00:00") is None
-    assert job_id_of_run("job-x") is None

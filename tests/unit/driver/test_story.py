@@ -68,3 +68,10 @@ def test_a_new_attempt_is_told_by_whoever_drives_it() -> None:
     lines = _tell("run", again)
     assert lines[0] == "Job 1 (calc) of alice, attempt 2 of 2, at local on node-2, image busybox"
     assert lines[-3:] == ["Tried again", "Placed at local on node-2", "Go"]
+
+
+def test_a_cleared_jobs_story_begins_with_its_new_attempt() -> None:
+    again = [(2, "cleared", "Cleared in Airflow: trying again, attempt 2"), (2, "placed", "Placed at local on node-2")]
+    view = _view([*_EVENTS, *again], phase="ready", attempt=2, max_attempts=2)
+    head = "Job 1 (calc) of alice, attempt 2 of 2, image busybox"
+    assert _tell("provision", view) == _tell("run", view) == [head, again[0][2], again[1][2]]

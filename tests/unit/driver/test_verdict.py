@@ -95,3 +95,13 @@ def test_the_sentences() -> None:
 def test_a_job_without_node_success_is_never_fine() -> None:
     lost = _job(*_RAN, phase="done", outcome="failed", reason="Job was evicted")
     assert verdict(lost, "run").end == "failed"
+
+
+def test_what_a_cleared_job_had_reached_before_does_not_count() -> None:
+    before = [{"time": float(n), "attempt": 1, "kind": kind, "message": kind} for n, kind in enumerate(_RAN)]
+    cleared = {"time": 9.0, "attempt": 2, "kind": "cleared", "message": "Cleared in Airflow"}
+    job = JobView.from_json(FakeJob(1, attempt=2, phase="queued", events=[*before, cleared]).view())
+    assert not job.has_reached("ready")
+    ended = FakeJob(1, attempt=2, phase="done", outcome="deleted", reason="Job deleted by user")
+    ended.events = [*before, cleared]
+    assert verdict(JobView.from_json(ended.view()), "provision").end == "failed"
