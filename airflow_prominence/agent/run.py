@@ -75,11 +75,20 @@ def recover(state: str, lease: str) -> int:
         print(f"processes {left} would not die")
     sweep.remove(paths)
     if not sweep.has_ended(paths):
-        write_atomic(paths.lost, json.dumps({"reason": "runner and guard are dead"}))
-        return LOST
+        return _lost(paths, "runner and guard are dead")
     spool.mark_swept(paths.spool)
-    delivery = report.Delivery(_load(paths), paths.spool, lambda _message: None)
+    try:
+        wanted = _load(paths)
+    except ValueError as error:
+        # written by another version of ours: its end cannot be told, but its place must not stay taken
+        return _lost(paths, f"the record of the job cannot be read: {error}")
+    delivery = report.Delivery(wanted, paths.spool, lambda _message: None)
     return _closed(paths, delivery.run())
+
+
+def _lost(paths: LeasePaths, reason: str) -> int:
+    write_atomic(paths.lost, json.dumps({"reason": reason}))
+    return LOST
 
 
 def main(state: str, lease: str, deliver_only: bool) -> int:

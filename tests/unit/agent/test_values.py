@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from airflow_prominence.agent import assignment, report, spool, stage, wire
+from airflow_prominence.agent import assignment, report, run, spool, stage, wire
 from airflow_prominence.agent.limits import DiskWatch
 from airflow_prominence.agent.paths import BadLease, LeasePaths, Process, read_json, write_atomic
 from airflow_prominence.agent.users import User
@@ -121,6 +121,19 @@ def test_an_end_that_is_refused_is_told_without_what_may_be_the_cause(tmp_path: 
     assert delivery.run() == report.DELIVERED
     assert [item["kind"] for item in taken] == ["running", "log", "end"]
     assert taken[-1]["data"] == {"status": "completed", "reason": "", "node_success": False, "execution": {}}
+
+
+def test_a_record_that_cannot_be_read_is_given_up(tmp_path: Path) -> None:
+    paths = LeasePaths(str(tmp_path), "l1")
+    spool.Writer(paths.spool).add("end", {"status": "completed"})
+    old = {key: value for key, value in WHOLE.items() if key != "job_token"}
+    Path(paths.assignment).write_text(json.dumps(old))
+    umask = os.umask(0)
+    try:
+        assert run.recover(str(tmp_path), "l1") == run.LOST
+    finally:
+        os.umask(umask)
+    assert "job_token" in Path(paths.lost).read_text()
 
 
 def _input(name: str, content: bytes = b"x", executable: bool = False) -> assignment.Input:
