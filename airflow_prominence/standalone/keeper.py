@@ -77,6 +77,11 @@ class Keeper:
         kept = self._kept[name]
         return None if kept.child is None else time.time() - (time.monotonic() - kept.since)
 
+    def code(self, name: str) -> int | None:
+        """With which code the part has ended, as far as this keeper is its parent."""
+        child = self._kept[name].child
+        return None if child is None else child.poll()
+
     def look(self) -> list[str]:
         """One round: say what happened, in lines for the supervisor's log."""
         said = []

@@ -34,6 +34,8 @@ from airflow_prominence.standalone.users import user_tokens
 _WANTED_PORTS = {"api": 8080, "database": 5433, "worker log": 8793, "trigger log": 8794}
 _START_SECONDS = 180
 _LOOK_SECONDS = 0.3
+_NO_RUNTIME = 2
+"""The node service's exit code when this machine cannot run containers; its last line says why and what to install."""
 
 
 class Supervisor:
@@ -205,6 +207,8 @@ class Supervisor:
                     raise StackError("stopped while it was starting.")
                 for line in self._keeper.look():
                     self._log(line)
+                if self._keeper.code(NODE) == _NO_RUNTIME:
+                    raise StackError(_last_line(self._places.logs / "node.log"))
                 if not self._keeper.alive(API) and not ports.is_free(chosen["api"]):
                     raise StackError(
                         f"another program has taken port {chosen['api']} meanwhile: start the stack again."
@@ -230,6 +234,13 @@ class Supervisor:
             )
             > 0
         )
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
+    return next(
+        (line.strip() for line in reversed(lines) if line.strip()), f"the node service does not start: see {log}."
+    )
 
 
 def _count(server: database.Database, query: str, *values: object) -> int:
