@@ -153,6 +153,7 @@ def test_constraints_are_exact_and_all_must_hold(alice: User, finished: list[int
     assert set(ids_of(alice.get("/jobs?all=true&constraint=shot=first"))) == {finished[0], both}
     assert ids_of(alice.get("/jobs?all=true&constraint=SHOT=first&constraint=app=x")) == [both]
     assert ids_of(alice.get("/jobs?all=true&constraint=shot=First")) == []
+    assert ids_of(alice.get("/jobs?all=true&constraint=app=x&constraint=APP=y")) == []
     for bad in ("shot", "shot=a=b", "=a"):
         answer = alice.get("/jobs", params={"constraint": bad})
         assert (answer.status_code, answer.json()) == (400, {"error": "Invalid constraint"})

@@ -53,6 +53,7 @@ def list_jobs(
     constraint: Annotated[list[str] | None, Query()] = None,
 ) -> Response:
     """Return active jobs, or with ``completed`` the last ``num`` finished ones, or ``all``."""
+    constraints = _constraints(constraint or [])
     want = queries.JobFilter(
         owner=caller.name,
         completed=_flag(completed),
@@ -60,10 +61,12 @@ def list_jobs(
         num=_count(num),
         status=_status(status),
         name=None if name is None else _without_nul(name, "name"),
-        constraints=_constraints(constraint or []),
+        constraints=constraints or {},
         ids=None if ids is None else _ids(ids),
         only_job=caller.only_job,
     )
+    if constraints is None:
+        return JSONResponse([])
     if detail is not None:
         return JSONResponse(transact(lambda session: queries.details(session, want)))
     return Response(transact(lambda session: queries.summaries(session, want)), media_type="application/json")
@@ -208,11 +211,13 @@ def _without_nul(text: str, what: str) -> str:
     return text
 
 
-def _constraints(texts: list[str]) -> dict[str, str]:
+def _constraints(texts: list[str]) -> dict[str, str] | None:
+    """Return the label values wanted, ``None`` if one label would have to have two."""
     wanted: dict[str, str] = {}
+    possible = True
     for text in texts:
         key, equals, value = _without_nul(text, "constraint").partition("=")
-        if not equals or not key or "=" in value or wanted.get(key.lower(), value) != value:
+        if not equals or not key or "=" in value:
             raise ApiError(400, "Invalid constraint")
-        wanted[key.lower()] = value
-    return wanted
+        possible &= wanted.setdefault(key.lower(), value) == value
+    return wanted if possible else None
