@@ -42,17 +42,11 @@ Jobs come from the REST interface or the `prominence` command line. To start one
 `job` and press *Trigger*; it runs for the user who pressed the button. Registry passwords don't belong here.
 """
 
-_JOB_PARAM_DOC = """\
-The job's document, for example:
-
-```
-{
-  "name": "hello",
-  "resources": {"cpus": 1, "memory": 1, "disk": 10},
-  "tasks": [{"image": "busybox", "runtime": "singularity", "cmd": "echo hello"}]
-}
-```
-"""
+# In one line: the form keeps no line breaks.
+_JOB_PARAM_DOC = (
+    'The document of the job, for example {"name": "hello", "resources": {"cpus": 1, "memory": 1, "disk": 10}, '
+    '"tasks": [{"image": "busybox", "runtime": "singularity", "cmd": "echo hello"}]}'
+)
 
 _MAINTENANCE_DOC = """\
 ### Housekeeping of PROMINENCE
@@ -101,7 +95,7 @@ def _job_params() -> dict[str, Param]:
     # A Param has one description; in its schema too, Airflow could not read it back.
     del schema["description"]
     return {
-        "job": Param(None, schema=schema | {"title": "Job", "description_md": _JOB_PARAM_DOC}),
+        "job": Param(None, description=_JOB_PARAM_DOC, schema=schema),
         "job_id": Param(
             None,
             description="Leave empty: a number typed here is not believed.",

@@ -29,9 +29,9 @@ _EVENTS: dict[str, type[BaseTaskEndEvent]] = {
     "skipped": TaskSkippedEvent,
 }
 
-# The triggerer closes a trigger's log when it reads that the trigger has finished, before the last lines have come in.
-# Where the log matters a trigger therefore lives at least this long.
-_LEAST_LIFE_S = 1.5
+# The triggerer closes a trigger's log when it reads that the trigger has finished, even if lines of it are still on
+# their way (another one, read once a second or so). No job waits for a trigger, so the last line is given that time.
+_LAST_LINES_S = 1.0
 
 # Airflow gives on_kill 30 s; whatever could not be told by then is found by the housekeeping.
 _TELLING_S = 20.0
@@ -57,7 +57,6 @@ class PhaseTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Drive, then end the task with an event."""
-        began = asyncio.get_running_loop().time()
         try:
             process = this_process()
             whose = task_identity(self.task_instance)
@@ -67,8 +66,7 @@ class PhaseTrigger(BaseTrigger):
             self.log.exception("The phase %s could not be driven", self.phase)
             judged = Verdict("failed", f"The phase {self.phase} could not be driven: {type(error).__name__}: {error}")
         (self.log.error if judged.end == "failed" else self.log.info)("%s", judged.sentence)
-        if self.phase in ("run", "job") or judged.end == "failed":
-            await asyncio.sleep(max(0.0, began + _LEAST_LIFE_S - asyncio.get_running_loop().time()))
+        await asyncio.sleep(_LAST_LINES_S)
         yield _EVENTS[judged.end](xcoms={"return_value": self._result(judged)})
 
     async def _drive(self, process: DriverProcess, whose: TaskIdentity) -> Verdict:

@@ -92,9 +92,10 @@ def test_migrations_and_the_orm_give_the_same_schema(database: sa.Engine, empty:
 def test_airflow_finds_the_manager_by_itself_and_is_at_its_head(database: sa.Engine) -> None:
     from airflow.utils.db_manager import RunDBManager
     from airflow.utils.session import create_session
+    from alembic.script import ScriptDirectory
 
     with create_session() as session:
         assert RunDBManager().check_migration(session) in (None, True)
     with database.connect() as connection:
         [version] = connection.execute(sa.text("SELECT version_num FROM alembic_version_prominence")).scalars()
-    assert version == "0001"
+    assert version == ScriptDirectory.from_config(alembic(connection)).get_current_head()

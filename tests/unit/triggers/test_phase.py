@@ -47,7 +47,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> FakeInternalApi:
 
     monkeypatch.setattr(phase, "this_process", process)
     monkeypatch.setattr(maintenance, "this_process", process)
-    monkeypatch.setattr(phase, "_LEAST_LIFE_S", 0.05)
+    monkeypatch.setattr(phase, "_LAST_LINES_S", 0.05)
     return fake
 
 
