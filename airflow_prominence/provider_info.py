@@ -56,6 +56,23 @@ def _config() -> dict[str, Any]:
                     "",
                     example="http://api-server:8080/prominence/internal/v1",
                 ),
+                "oidc_issuer": _option(
+                    "Issuer of OpenID Connect access tokens that are accepted from users, exactly as in their ``iss``. "
+                    "Empty means none.",
+                    "string",
+                    "",
+                    example="https://login.example.org/realms/science",
+                ),
+                "oidc_audience": _option(
+                    "Audience that such a token must have; required with ``oidc_issuer``.", "string", ""
+                ),
+                "oidc_username_claim": _option(
+                    "Claim that names the user; without it ``sub``, else ``preferred_username``.", "string", ""
+                ),
+                "oidc_groups_claim": _option("Claim that lists the user's groups.", "string", "groups"),
+                "oidc_required_group": _option(
+                    "Group that a user must be in to be accepted. Empty means every user of the issuer.", "string", ""
+                ),
                 "user_token_days": _option(
                     "Days that a user's token is good for, unless ``airflow prominence token --days`` says otherwise.",
                     "integer",

@@ -31,8 +31,8 @@ def assignment(session: Session, lease: Lease) -> dict[str, Any]:
         "name": job.name,
         "nodes": job.nodes,
         "node_num": lease.node_num,
-        "token": _token(job, {"attempt": lease.attempt, "lease": lease.id}),
-        "job_token": _token(job, {}),
+        "token": _token(job, lease, {"lease": lease.id}),
+        "job_token": _token(job, lease, {}),
         "report_url": f"{settings().internal_url}/leases/{lease.id}",
         "public_url": settings().public_url,
         "resources": {
@@ -78,7 +78,7 @@ def _environment(job: Job, lease: Lease) -> dict[str, str]:
     }
 
 
-def _token(job: Job, runner: dict[str, Any]) -> str:
+def _token(job: Job, lease: Lease, runner: dict[str, Any]) -> str:
     """A job's token; only its runner's names the lease, so that what users run cannot report in the runner's name."""
-    claims = {"sub": job.owner, "groups": list(job.owner_groups), "job": job.id, **runner}
+    claims = {"sub": job.owner, "groups": list(job.owner_groups), "job": job.id, "attempt": lease.attempt, **runner}
     return tokens.mint(tokens.JOB, claims, job.walltime_s + _AFTER_WALLTIME_S, settings().secret)

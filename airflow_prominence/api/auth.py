@@ -13,15 +13,17 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from starlette._utils import get_route_path
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from airflow_prominence import _compat, tokens
+from airflow_prominence.api import oidc
 from airflow_prominence.api.database import DatabaseGone, transact_async
 from airflow_prominence.api.errors import ApiError, database_gone, error_response
 from airflow_prominence.api.settings import settings
 from airflow_prominence.dags.names import JOB_DAG_ID
-from airflow_prominence.store import usertokens
+from airflow_prominence.store import queries, usertokens
 
 log = logging.getLogger(__name__)
 
@@ -78,11 +80,33 @@ async def caller_of(bearer: str) -> Caller:
     if audience == tokens.USER:
         return await _our_user(bearer)
     if audience == tokens.JOB:
-        claims = _checked(bearer, tokens.JOB)
-        return Caller(claims["sub"], tuple(claims.get("groups", ())), None, only_job=int(claims["job"]))
+        return await _a_job(bearer)
     if audience in tokens.AUDIENCES:
         raise NotAuthenticated("this token is not for users")
+    if oidc.is_ours(bearer):
+        return await _oidc_user(bearer)
     return await _airflow_user(bearer)
+
+
+async def _a_job(bearer: str) -> Caller:
+    claims = _checked(bearer, tokens.JOB)
+    if "attempt" not in claims:
+        raise NotAuthenticated("the token names no attempt")
+    job_id, attempt = int(claims["job"]), int(claims["attempt"])
+    if not await transact_async(lambda session: queries.is_at_attempt(session, job_id, attempt)):
+        raise NotAuthenticated("the job's attempt is over")
+    return Caller(claims["sub"], tuple(claims.get("groups", ())), None, only_job=job_id)
+
+
+async def _oidc_user(bearer: str) -> Caller:
+    try:
+        user = await run_in_threadpool(oidc.check, bearer)
+    except oidc.OidcRefused as refused:
+        raise NotAuthenticated(str(refused)) from None
+    except oidc.IssuerUnreachable as unreachable:
+        log.warning("the OIDC issuer cannot be reached: %s", unreachable)
+        raise NotAuthenticated("Unable to connect to OIDC server") from None
+    return Caller(user.name, user.groups, user.email)
 
 
 async def _our_user(bearer: str) -> Caller:

@@ -14,6 +14,17 @@ _MB = 1024 * 1024
 
 
 @dataclass(frozen=True)
+class OidcSettings:
+    """Whose access tokens are accepted beside our own, and what is read from them."""
+
+    issuer: str
+    audience: str
+    username_claim: str
+    groups_claim: str
+    required_group: str
+
+
+@dataclass(frozen=True)
 class Settings:
     """What the API needs to know; sizes in bytes, times in seconds."""
 
@@ -27,6 +38,7 @@ class Settings:
     limits: Limits
     evict_after_s: float
     outage_grace_s: float
+    oidc: OidcSettings | None
 
 
 @functools.cache
@@ -48,6 +60,22 @@ def settings() -> Settings:
         limits=Limits(max_cpus=_number("max_cpus", 1024), max_nodes=_number("max_nodes", 1000)),
         evict_after_s=float(_number("evict_after_s", 45)),
         outage_grace_s=float(_number("outage_grace_s", 60)),
+        oidc=_oidc(),
+    )
+
+
+def _oidc() -> OidcSettings | None:
+    issuer, audience = _text("oidc_issuer", ""), _text("oidc_audience", "")
+    if not issuer:
+        return None
+    if not audience:
+        raise ValueError("[prominence] oidc_audience: must be set with oidc_issuer, or any token of it would do")
+    return OidcSettings(
+        issuer=issuer,
+        audience=audience,
+        username_claim=_text("oidc_username_claim", ""),
+        groups_claim=_text("oidc_groups_claim", "groups"),
+        required_group=_text("oidc_required_group", ""),
     )
 
 

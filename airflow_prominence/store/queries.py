@@ -143,6 +143,12 @@ def find_job(session: Session, job_id: int, owner: str) -> Job | None:
     return session.scalars(select(Job).where(Job.id == job_id, Job.owner == owner)).one_or_none()
 
 
+def is_at_attempt(session: Session, job_id: int, attempt: int) -> bool:
+    """Tell whether the job is alive and at this attempt; a job's token is good for no longer."""
+    query = select(Job.id).where(Job.id == job_id, Job.attempt == attempt, Job.phase != DONE)
+    return session.scalar(query) is not None
+
+
 def job_of_run(session: Session, dag_id: str, run_id: str, group_id: str = "") -> Job | None:
     """Return the job that a run of Airflow drives; the row knows, conf is never asked."""
     query = select(Job).where(Job.dag_id == dag_id, Job.run_id == run_id, Job.group_id == group_id)

@@ -178,6 +178,8 @@ def test_a_job_token_works_for_its_own_job_only(http: Any, alice: User) -> None:
     answer = itself.post("/jobs", json=job())
     assert answer.status_code == 403
     assert isinstance(answer.json()["error"], str)
+    alice.delete(f"/jobs/{mine}")
+    assert itself.get("/jobs").status_code == 401, "a job's token ends with its attempt"
     node.gone()
 
 
