@@ -78,13 +78,13 @@ class Database:
         if done.returncode:
             raise StackError(f"initdb could not make {self.data}: {_last(done)}")
         os.rename(making, self.data)
-        self._note_password()
+        self.note_password()
 
     @property
     def _password_note(self) -> Path:
         return self.data.with_name(self.data.name + ".password")
 
-    def _note_password(self) -> None:
+    def note_password(self) -> None:
         write_text(self._password_note, _digest(self.password) + "\n")
 
     def knows_password(self) -> bool:
@@ -92,23 +92,22 @@ class Database:
         note = self._password_note
         return note.exists() and note.read_text().strip() == _digest(self.password)
 
-    def set_password(self) -> None:
-        """Give data that outlived its stack's secrets the new password; no server may run on it."""
-        self.forget_dead_server()
-        done = self._run(
-            [str(self.binaries / "postgres"), "--single", "-D", str(self.data), "postgres"],
-            f"ALTER ROLE \"{DATABASE}\" PASSWORD '{self.password}'\n",
-        )
-        if done.returncode or "ERROR" in done.stderr:
-            raise StackError(f"PostgreSQL's data in {self.data} could not be given a new password: {_last(done)}")
-        self._note_password()
+    def set_aside(self) -> Path:
+        """Move data away that outlived its stack's secrets: what they encrypted there, no one can read any more.
 
-    def _run(self, command: list[str], given: str = "") -> subprocess.CompletedProcess[str]:
+        A triggerer would die of the first trigger that it finds there. No server may run on the data.
+        """
+        aside = self.data.with_name(self.data.name + ".old")
+        shutil.rmtree(aside, ignore_errors=True)
+        os.rename(self.data, aside)
+        return aside
+
+    def _run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
         """Run one of PostgreSQL's programs that write the data, as the server's account."""
         account = self.account
         return subprocess.run(
             command,
-            input=given,
+            stdin=subprocess.DEVNULL,
             cwd="/",
             capture_output=True,
             text=True,

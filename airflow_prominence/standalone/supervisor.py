@@ -87,14 +87,14 @@ class Supervisor:
         environ = settings.own_environment(os.environ)
 
         server = database.prepare(places, chosen["database"], secrets.database_password)
+        if server.initialised() and not server.knows_password():
+            end_all(places)
+            aside = server.set_aside()
+            self._tell(f"setting aside the database of a stack whose secrets are gone, as {aside}")
         if not server.initialised():
             self._tell("making the database")
             server.initialise()
             self._migrated.unlink(missing_ok=True)
-        elif not server.knows_password():
-            self._tell("giving the database its new password")
-            end_all(places)
-            server.set_password()
         self._tell("starting PostgreSQL")
         self._keeper.start(database_part(places, server, environ))
         server.wait_ready(lambda: self._keeper.alive(POSTGRES))

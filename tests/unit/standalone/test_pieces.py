@@ -16,6 +16,7 @@ import pytest
 
 from airflow_prominence import tokens
 from airflow_prominence.standalone import control, envfile, node, ports, secretfiles, settings
+from airflow_prominence.standalone.database import Database
 from airflow_prominence.standalone.errors import StackError
 from airflow_prominence.standalone.places import Places, reachable_by_others
 from airflow_prominence.standalone.records import read_json, write_json, write_text
@@ -160,3 +161,16 @@ def test_places_do_not_change_with_the_way_they_are_named(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     assert Places.of(Path("home")) == Places.of(tmp_path / "home")
     assert dataclasses.asdict(Places.of(Path("home")))["home"] == tmp_path / "home"
+
+
+def test_data_that_outlived_its_secrets_is_told_and_set_aside(tmp_path: Path) -> None:
+    server = Database(tmp_path / "postgres", tmp_path, 5433, "first", None)
+    other = dataclasses.replace(server, password="second")
+    server.data.mkdir()
+    (server.data / "PG_VERSION").write_text("18\n")
+    server.note_password()
+    assert server.knows_password()
+    assert not other.knows_password()
+    assert other.set_aside() == tmp_path / "postgres.old"
+    assert not server.initialised()
+    assert (tmp_path / "postgres.old" / "PG_VERSION").exists()
