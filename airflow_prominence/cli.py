@@ -58,6 +58,11 @@ _NODE = ActionCommand(
         Arg(("--memory-mb",), help="Megabytes of memory for jobs (all)", type=int),
         Arg(("--disk-mb",), help="Megabytes of disk for jobs (what is free)", type=int),
         Arg(("--runtimes",), help="Which command serves which runtime, or auto", metavar="RUNTIME=COMMAND,…"),
+        Arg(
+            ("--trusted-users-only",),
+            help="All users of this node trust each other: a runtime that isolates nothing may serve them",
+            action="store_true",
+        ),
     ),
 )
 

@@ -27,6 +27,11 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--runtimes", default="auto", help="singularity=COMMAND,udocker=COMMAND, or auto: the first that passes"
     )
+    serve.add_argument(
+        "--trusted-users-only",
+        action="store_true",
+        help="all users of this node trust each other: a runtime that isolates nothing (udocker) may serve them",
+    )
     serve.add_argument("--images-dir", help="folder of local image archives (default: STATE/images)")
     serve.add_argument("--engine-dir", help="folder for what the runtimes keep for themselves")
 

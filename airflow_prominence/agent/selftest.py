@@ -26,11 +26,16 @@ ORDER = {
     "udocker": ("bubblewrap", "udocker", "podman"),
 }
 # Changed with the test itself, so that an old verdict does not outlive it.
-_EDITION = 1
+_EDITION = 2
+_NO_WALL = "it isolates nothing, so it serves only users who trust each other (--trusted-users-only)"
 _UID = 65533
 _CODE = 42
-# Only what the shell itself can do, so that the answer is the runtime's and not a tool's. $1, $2: files of the host.
+_CONTAINERS_OWN = 20
+# Only what the shell itself can do, so that the answer is the runtime's and not a tool's. $1: the agent, a process of the
+# host; the rest: files of the host.
 _SCRIPT = """
+if (: <"/proc/$1/environ") 2>/dev/null || kill -0 "$1" 2>/dev/null; then echo processes=seen; fi
+shift
 read -r mark </selftest-mark && echo "mark=$mark"
 for path; do if [ -e "$path" ]; then echo host=seen; fi; done
 if [ -e /selftest-left ]; then echo left=seen; fi
@@ -50,6 +55,11 @@ class Verdict:
     words: Tuple[str, ...]
     detail: str
     key: str
+    isolates: bool = True
+
+    def serves(self, word: str, trusted: bool) -> bool:
+        """Whether it may serve this word: one that isolates nothing only for users who trust each other."""
+        return word in self.words and (self.isolates or trusted)
 
     @property
     def info(self) -> Dict[str, Any]:
@@ -57,6 +67,7 @@ class Verdict:
             "version": self.version,
             "admitted": bool(self.words),
             "serves": list(self.words),
+            "isolates": self.isolates,
             "detail": self.detail,
         }
 
@@ -77,6 +88,7 @@ class Examination:
         self._image: Optional[Image] = None
         self._cache: Optional[ImageCache] = None
         self._count = 0
+        self.processes_seen = False
 
     def __enter__(self) -> "Examination":  # noqa: PYI034 - Self is younger than Python 3.8
         for path in self.markers:
@@ -130,7 +142,7 @@ class Examination:
         spec = ContainerSpec(
             name=f"pselftest{self._mark[:8]}-{self._count}",
             image=image,
-            argv=["sh", "-c", _SCRIPT, "sh", *self.markers],
+            argv=["sh", "-c", _SCRIPT, "sh", _host_process(), *self.markers],
             env={"USER": "user"},
             workdir="/home/user",
             home=home,
@@ -158,6 +170,7 @@ class Examination:
             raise Untrue(f"its container does not see the image's files ({said[-1] if said else 'no message'})")
         if "host" in facts:
             raise Untrue("its container sees files of the host")
+        self.processes_seen = self.processes_seen or "processes" in facts
         if facts.get("uid") in (None, "0"):
             raise Untrue(f"its container's user is uid {facts.get('uid')}")
         try:
@@ -169,6 +182,12 @@ class Examination:
         if done.returncode != _CODE:
             raise Untrue(f"it turns exit code {_CODE} into {done.returncode}")
         return facts
+
+
+def _host_process() -> str:
+    """The agent's number, unless it is so low that the container may have one of its own with it."""
+    own = os.getpid()
+    return str(own) if own > _CONTAINERS_OWN else "none"
 
 
 def examine(names: Tuple[str, ...], state: str, engine_dir: Optional[str]) -> Dict[str, Verdict]:
@@ -188,36 +207,44 @@ def examine(names: Tuple[str, ...], state: str, engine_dir: Optional[str]) -> Di
             continue
         with Examination(state) as examination:
             words, detail = examination.words(runtime)
-        verdicts[name] = Verdict(name, version, words, detail, key)
+            isolates = runtime.isolates and not examination.processes_seen
+        if words and not isolates:
+            detail += "; " + _NO_WALL
+        verdicts[name] = Verdict(name, version, words, detail, key, isolates)
         known[name] = verdicts[name]
         write_text(_file(state), json.dumps({each.name: asdict(each) for each in known.values()}, indent=1))
     return verdicts
 
 
-def admit(wanted: Mapping[str, str], state: str, engine_dir: Optional[str]) -> Tuple[Dict[str, str], Dict[str, Any]]:
+def admit(
+    wanted: Mapping[str, str], state: str, engine_dir: Optional[str], trusted: bool = False
+) -> Tuple[Dict[str, str], Dict[str, Any]]:
     """The site's table (word → runtime) with what is known of each runtime that was looked at.
 
-    An empty `wanted` means: for each word the first that passes. Raises ValueError where a promise cannot be kept.
+    An empty `wanted` means: for each word the first that passes, those that isolate before those that don't. The
+    latter only if `trusted`: all users of this node trust each other. Raises ValueError where a promise cannot be kept.
     """
     table: Dict[str, str] = {}
     verdicts: Dict[str, Verdict] = {}
 
-    def passes(name: str, word: str) -> bool:
+    def passes(name: str, word: str, trusted: bool) -> bool:
         if name not in verdicts:
             verdicts.update(examine((name,), state, engine_dir))
-        return word in verdicts[name].words
+        return verdicts[name].serves(word, trusted)
 
     for word, name in wanted.items():
         if word not in WORDS:
             raise ValueError(f"runtimes: {word!r} is not one of {', '.join(WORDS)}")
         if name not in NAMES:
             raise ValueError(f"runtimes: {name!r} is not one of {', '.join(NAMES)}")
-        if not passes(name, word):
+        if not passes(name, word, trusted):
             raise ValueError(f"runtimes: {name} cannot serve {word}: {verdicts[name].detail}")
         table[word] = name
     if not wanted:
         for word in WORDS:
-            found = next((name for name in ORDER[word] if passes(name, word)), None)
+            found = next((name for name in ORDER[word] if passes(name, word, trusted=False)), None)
+            if found is None and trusted:
+                found = next((name for name in ORDER[word] if passes(name, word, trusted=True)), None)
             if found is not None:
                 table[word] = found
         if not table:
@@ -226,7 +253,9 @@ def admit(wanted: Mapping[str, str], state: str, engine_dir: Optional[str]) -> T
     return table, {name: verdict.info for name, verdict in verdicts.items()}
 
 
-def choose(state: str, engine_dir: Optional[str], text: str) -> Tuple[Dict[str, str], Dict[str, Any]]:
+def choose(
+    state: str, engine_dir: Optional[str], text: str, trusted: bool = False
+) -> Tuple[Dict[str, str], Dict[str, Any]]:
     """`admit` for a command line's `auto` or `singularity=COMMAND,udocker=COMMAND`."""
     wanted: Dict[str, str] = {}
     for item in [] if text == "auto" else text.split(","):
@@ -234,7 +263,7 @@ def choose(state: str, engine_dir: Optional[str], text: str) -> Tuple[Dict[str, 
         if not equals:
             raise ValueError(f"runtimes: {item!r} is not singularity=COMMAND or udocker=COMMAND")
         wanted[word] = name
-    return admit(wanted, state, engine_dir)
+    return admit(wanted, state, engine_dir, trusted)
 
 
 def main(state: str, engine_dir: Optional[str], as_json: bool = False) -> int:

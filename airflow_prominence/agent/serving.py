@@ -15,7 +15,7 @@ def _runtimes(options: argparse.Namespace, state: str) -> tuple[dict[str, str], 
     """Which command serves which word, and what is known of each."""
     from . import selftest
 
-    return selftest.choose(state, options.engine_dir, options.runtimes)
+    return selftest.choose(state, options.engine_dir, options.runtimes, options.trusted_users_only)
 
 
 def main(options: argparse.Namespace, state: str) -> int:

@@ -65,5 +65,8 @@ def _service(args: argparse.Namespace) -> Node:
         state=state,
         images=args.images_dir or state / "images",
         engines=state / "engines",
-        extra=tuple(part for option, value in limits.items() if value is not None for part in (option, str(value))),
+        extra=(
+            *(part for option, value in limits.items() if value is not None for part in (option, str(value))),
+            *(["--trusted-users-only"] if args.trusted_users_only else []),
+        ),
     )

@@ -122,6 +122,8 @@ def _check_image(image: str, path: Path) -> None:
             raise DocumentError(path_of(path), "must not contain .. as a part of the path")
     elif scheme[1].lower() in {"http", "https"}:
         check_url(image, path)
+        if "@" in image.split("/")[2]:
+            raise DocumentError(path_of(path), "must not hold a user name or password: use imagePullCredential")
     elif scheme[1] != "shub":
         sentence = f"cannot start with {quoted(scheme[0])}: only http, https and shub URLs and plain names are known"
         raise DocumentError(path_of(path), sentence)

@@ -128,6 +128,8 @@ class Supervisor:
             state=places.node,
             images=places.images,
             engines=places.engines,
+            # The one-machine stack is one person's, whose jobs may read what that person can.
+            extra=("--trusted-users-only",),
         )
         service.prepare(secrets.internal_secret)
         self._keeper.start(node_part(places, service, environ))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
@@ -12,12 +12,29 @@ from sqlalchemy.orm import Session
 
 from airflow_prominence.store import capacity
 from airflow_prominence.store.notify import tell, touch
-from airflow_prominence.store.phases import COMPLETED, DONE, RUNNING, STAGING_IN, STAGING_OUT
+from airflow_prominence.store.phases import COMPLETED, DONE, OUTCOMES, RUNNING, STAGING_IN, STAGING_OUT
 from airflow_prominence.store.tables import Job, Lease, Node, Output
 from airflow_prominence.store.transitions import enter, finish, lock_job
 
 STREAMS = ("stdout", "stderr")
 CHUNK = 64 * 1024
+
+
+#: What a report of each kind must hold; `log` lines longer than this many characters are cut.
+_FIELDS: Final[Mapping[str, Mapping[str, tuple[type, ...]]]] = {
+    "stage_in": {},
+    "pulled": {"task": (int,), "status": (str,), "seconds": (int, float)},
+    "running": {},
+    "task": {"task": (int,), "exit_code": (int,), "wall": (int, float)},
+    "stage_out": {},
+    "log": {"message": (str,)},
+    "end": {"status": (str,)},
+}
+_LONGEST_LINE = 4096
+
+
+class BadReport(ValueError):
+    """A report does not hold what its kind must; the text names the field."""
 
 
 class StaleReport(Exception):
@@ -48,11 +65,31 @@ def apply_reports(session: Session, lease_id: str, reports: Sequence[Mapping[str
     for report in sorted(reports, key=lambda item: item["seq"]):
         if report["seq"] != lease.seq + 1:
             continue
+        check_report(job, report["kind"], report["data"])
         lease.seq = report["seq"]
         at = min(max(float(report["time"]), job.created_at), time.time())
         _apply(session, job, lease, report["kind"], report["data"], at)
     session.flush()
     return lease.seq, lease.stop_reason
+
+
+def check_report(job: Job, kind: str, data: Mapping[str, Any]) -> None:
+    """Raise :class:`BadReport` if a report of this kind could not be applied."""
+    fields = _FIELDS.get(kind)
+    if fields is None:
+        raise BadReport(f"reports.kind: {kind[:60]!r} is not known")
+    for name, types in fields.items():
+        if not isinstance(data.get(name), types) or isinstance(data.get(name), bool):
+            raise BadReport(f"reports.data.{name}: is missing or of a wrong type in a report of kind {kind}")
+    if "task" in fields and not 0 <= data["task"] < len(job.tasks):
+        raise BadReport(f"reports.data.task: the job has no task {data['task']}")
+    if kind == "end":
+        execution = data.get("execution") or {}
+        tasks = execution.get("tasks", []) if isinstance(execution, dict) else None
+        if data["status"] not in OUTCOMES or not isinstance(tasks, list):
+            raise BadReport("reports.data: an end needs a status and an execution with a list of tasks")
+        if not all(isinstance(task, dict) for task in tasks):
+            raise BadReport("reports.data.execution.tasks: must be objects")
 
 
 def _apply(session: Session, job: Job, lease: Lease, kind: str, data: Mapping[str, Any], at: float) -> None:
@@ -86,7 +123,7 @@ def _sentence(job: Job, kind: str, data: Mapping[str, Any]) -> str:
     if kind == "task":
         retries = f" after {data['retries']} retries" if data.get("retries") else ""
         return f"Task {data['task']} ended with exit code {data['exit_code']} in {float(data['wall']):.1f} s{retries}"
-    return str(data.get("message", ""))
+    return str(data["message"])[:_LONGEST_LINE]
 
 
 def _end(session: Session, job: Job, lease: Lease, data: Mapping[str, Any], at: float) -> None:

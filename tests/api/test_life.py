@@ -144,6 +144,31 @@ def test_a_report_counts_once_and_only_in_order(alice: User, driver: Driver, nod
     assert [e["message"] for e in driver.view(job_id)["events"]].count("once") == 1
 
 
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        ("nonsense", {}),
+        ("pulled", {"task": 0, "status": "completed"}),
+        ("pulled", {"task": 7, "status": "completed", "seconds": 1}),
+        ("task", {"task": 0, "exit_code": "0", "wall": 1}),
+        ("task", {"task": True, "exit_code": 0, "wall": 1}),
+        ("log", {"message": None}),
+        ("end", {"status": "splendid"}),
+        ("end", {"status": "completed", "execution": {"tasks": 3}}),
+        ("end", {"status": "completed", "execution": {"tasks": [3]}}),
+    ],
+)
+def test_a_report_that_makes_no_sense_is_refused_whole(
+    alice: User, driver: Driver, node: PretendNode, kind: str, data: dict[str, Any]
+) -> None:
+    job_id, runner = started(alice, driver, node)
+    bad = {"seq": 2, "time": time.time(), "kind": kind, "data": data}
+    answer = runner.send(runner.made("stage_in"), bad)
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith("reports")
+    assert driver.view(job_id)["phase"] == "ready"
+
+
 def test_a_stale_attempts_report_is_refused(alice: User, driver: Driver, node: PretendNode) -> None:
     job_id, runner = started(alice, driver, node, policies={"maximumRetries": 1})
     node.post(f"/nodes/{node.id}/lost", {"boot": node.boot, "lease": runner.lease, "reason": "gone"})

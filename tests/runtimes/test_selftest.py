@@ -127,7 +127,43 @@ def test_the_honest_are_admitted_and_remembered(
 @pytest.mark.parametrize("name", ["podman", "udocker"])
 def test_others_that_are_honest(name: str, state: str, engine_dir: str, usable: Callable[[str], str]) -> None:
     usable(name)
-    assert selftest.choose(state, engine_dir, f"udocker={name}")[0] == {"udocker": name}
+    assert selftest.choose(state, engine_dir, f"udocker={name}", trusted=True)[0] == {"udocker": name}
+
+
+def test_what_isolates_nothing_is_only_for_who_trust_each_other(
+    state: str, engine_dir: str, usable: Callable[[str], str]
+) -> None:
+    usable("udocker")
+    with pytest.raises(ValueError, match="--trusted-users-only"):
+        selftest.choose(state, engine_dir, "udocker=udocker")
+    _, info = selftest.choose(state, engine_dir, "udocker=udocker", trusted=True)
+    assert info["udocker"]["isolates"] is False
+    assert selftest.choose(state, engine_dir, "auto", trusted=True)[0]["udocker"] == "bubblewrap"
+
+
+class Glass(Bubblewrap):
+    """bwrap as it runs where the host forbids a new /proc: what it starts sees the host's processes."""
+
+    def _features(self) -> dict[str, bool]:
+        return {**super()._features(), "proc": False}
+
+
+def test_a_container_that_sees_the_agents_secrets_is_no_wall(
+    state: str, engine_dir: str, usable: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usable("bubblewrap")
+    monkeypatch.setattr(selftest, "load", lambda name, engine_dir: Glass(engine_dir))
+    # As root the job has a user of its own, who cannot look; so the agent is made to run as that user.
+    watched = subprocess.Popen(["sleep", "60"], user=selftest._UID) if os.geteuid() == 0 else None
+    try:
+        if watched is not None:
+            monkeypatch.setattr(selftest.os, "getpid", lambda: watched.pid)
+        with pytest.raises(ValueError, match="isolates nothing"):
+            selftest.choose(state, engine_dir, "singularity=bubblewrap")
+    finally:
+        if watched is not None:
+            watched.kill()
+            watched.wait()
 
 
 def test_udocker_has_no_read_only_root(state: str, engine_dir: str, usable: Callable[[str], str]) -> None:

@@ -44,6 +44,8 @@ sys.exit(code if code >= 0 else 128 - code)
 
 class Udocker(Runtime):
     name = "udocker"
+    # proot translates paths; what it runs can leave it, and read and end whatever its user can.
+    isolates = False
 
     def probe(self) -> str:
         self._install()
