@@ -31,8 +31,8 @@ _NO_WALL = "it isolates nothing, so it serves only users who trust each other (-
 _UID = 65533
 _CODE = 42
 _CONTAINERS_OWN = 20
-# Only what the shell itself can do, so that the answer is the runtime's and not a tool's. $1: the agent, a process of the
-# host; the rest: files of the host.
+# Only what the shell itself can do, so that the answer is the runtime's and not a tool's.
+# $1: the agent, a process of the host; the rest: files of the host.
 _SCRIPT = """
 if (: <"/proc/$1/environ") 2>/dev/null || kill -0 "$1" 2>/dev/null; then echo processes=seen; fi
 shift
