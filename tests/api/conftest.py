@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import tempfile
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.api.node import Driver, PretendNode
 
 # Airflow reads its configuration when it is first imported, which other tests of the same run may do.
 _HOME = Path(tempfile.mkdtemp(prefix="prominence-api-"))
@@ -27,6 +30,7 @@ _SETTINGS = {
     "AIRFLOW__PROMINENCE__MAX_BODY_MB": "4",
 }
 os.environ.update(_SETTINGS)
+atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +54,6 @@ def database() -> Iterator[Any]:
 
         settings.dispose_orm()
         server.cleanup()
-        shutil.rmtree(_HOME, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -134,6 +137,20 @@ def alice(new_user: Callable[[], User]) -> User:
 def bob(new_user: Callable[[], User]) -> User:
     """Another user."""
     return new_user()
+
+
+@pytest.fixture
+def driver(http: Any) -> Driver:
+    """A trigger's process."""
+    return Driver(http)
+
+
+@pytest.fixture
+def node(http: Any) -> Iterator[PretendNode]:
+    """A node with room for four jobs."""
+    node = PretendNode(http)
+    yield node
+    node.gone()
 
 
 @pytest.fixture(autouse=True)

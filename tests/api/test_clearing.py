@@ -3,26 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
 import sqlalchemy as sa
 
 from tests.api.conftest import User
 from tests.api.node import Driver, PretendNode
-
-
-@pytest.fixture
-def driver(http: Any) -> Driver:
-    return Driver(http)
-
-
-@pytest.fixture
-def node(http: Any) -> Iterator[PretendNode]:
-    pretended = PretendNode(http)
-    yield pretended
-    pretended.gone()
 
 
 class Run:

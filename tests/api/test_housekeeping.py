@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.api.conftest import User, job
 from tests.api.node import Driver, PretendNode
-
-
-@pytest.fixture
-def driver(http: Any) -> Driver:
-    return Driver(http)
-
-
-@pytest.fixture
-def node(http: Any) -> Iterator[PretendNode]:
-    node = PretendNode(http)
-    yield node
-    node.gone()
 
 
 def lose(now: float, up_since: float) -> list[str]:

@@ -4,25 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.api.conftest import User
 from tests.api.node import BASE, Driver, PretendNode, PretendRunner, driver_headers
-
-
-@pytest.fixture
-def driver(http: Any) -> Driver:
-    return Driver(http)
-
-
-@pytest.fixture
-def node(http: Any) -> Iterator[PretendNode]:
-    node = PretendNode(http)
-    yield node
-    node.gone()
 
 
 def started(alice: User, driver: Driver, node: PretendNode, **changes: Any) -> tuple[int, PretendRunner]:
