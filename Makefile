@@ -5,7 +5,7 @@ HOME_DIR ?= .demo
 STACK = .venv/bin/python -m airflow_prominence.standalone
 ARGS ?=
 
-.PHONY: help demo up stop status venv dev-venv test test-unit test-survival test-deploy lint types arrows bench constraints clean
+.PHONY: help demo up stop status venv dev-venv test test-unit test-survival test-deploy test-sites lint types arrows bench constraints clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -45,6 +45,9 @@ test-survival: dev-venv ## kill -9 and SIGSTOP at bad moments: nothing is lost, 
 
 test-deploy: dev-venv ## docker-compose.yaml and the docker runtime on a real Docker daemon
 	@deploy/test.sh deploy
+
+test-sites: dev-venv ## apptainer, in a Debian root made on the spot, against the table of all runtimes
+	@deploy/test.sh sites
 
 bench: dev-venv ## measure, and print the table of benchmarks/README.md
 	@.venv/bin/python -m benchmarks $(ARGS)

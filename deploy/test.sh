@@ -1,5 +1,5 @@
 #!/bin/bash
-# The test suites: deploy/test.sh all | unit | survival | deploy. .venv is there already (make dev-venv).
+# The test suites: deploy/test.sh all | unit | survival | deploy | sites. .venv is there already (make dev-venv).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 what=$1
@@ -7,6 +7,7 @@ what=$1
 # Programs that the tests of the container runtimes need, by the command that shows that they are there.
 runtimes="podman:podman runc:runc newuidmap:uidmap busybox:busybox-static curl:curl"
 deployment="dockerd:docker.io docker-compose:docker-compose debootstrap:debootstrap iptables:iptables"
+sites="mmdebstrap:mmdebstrap busybox:busybox-static"
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 install_needed() { # command:package ...
@@ -62,8 +63,13 @@ deploy)
     install_needed $deployment
     PYTEST_ARGS="-m deploy ${PYTEST_ARGS:-}" step "tests on a Docker daemon" suites deploy runtimes
     ;;
+sites)
+    # shellcheck disable=SC2086 - words
+    install_needed $sites
+    PYTEST_ARGS="-m sites ${PYTEST_ARGS:-}" step "tests as on a site's machine" suites runtimes
+    ;;
 *)
-    echo "deploy/test.sh all | unit | survival | deploy" >&2
+    echo "deploy/test.sh all | unit | survival | deploy | sites" >&2
     exit 2
     ;;
 esac

@@ -33,9 +33,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests that start a Docker daemon of their own run only when asked for by path or marker."""
+    """Tests that start a Docker daemon or make a Debian root of their own run only when asked for by path or marker."""
     asked = config.option.markexpr or any("deploy" in Path(str(argument)).parts for argument in config.args)
     if not asked:
-        kept = [item for item in items if item.get_closest_marker("deploy") is None]
+        kept = [item for item in items if not any(item.get_closest_marker(name) for name in ("deploy", "sites"))]
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = kept

@@ -1,6 +1,7 @@
 """Runtimes as a node would have them. What is missing is installed in CI, elsewhere its tests say why they skip."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,8 +12,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import airflow_prominence.agent as agent
 from airflow_prominence.agent.images.tree import remove_tree
 from airflow_prominence.agent.runtimes import RuntimeUnavailable, load
+from tests.runtimes import conformance
 
 HERE = Path(__file__).parent
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
@@ -31,6 +34,25 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def engine_dir(place: Path) -> str:
     return str(place / "engine")
+
+
+@pytest.fixture(scope="session")
+def images(place: Path) -> str:
+    folder = str(place / "images")
+    conformance.write_images(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def code(place: Path) -> Path:
+    """The agent and the table of checks where every user and every Python can read them, as on a node."""
+    folder = place / "code"
+    shutil.copytree(Path(agent.__file__).parent, folder / "airflow_prominence" / "agent")
+    (folder / "airflow_prominence" / "__init__.py").touch()
+    for name in ("conformance.py", "jobs.py"):
+        shutil.copy(HERE / name, folder / name)
+    subprocess.run(["chmod", "-R", "a+rX", str(folder)], check=True)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -54,11 +54,30 @@ SCRIPT
     rm -rf "$work"
 }
 
+# Debian has apptainer in its development release only, so it gets a root of that, with the Python that a node needs.
+# The users are those of tests/runtimes: apptainer serves nobody whom the machine does not know.
+debian_root() { # target, uid of an agent that is not root, packages...
+    local target=$1 uid=$2 made
+    shift 2
+    [ -d "$target" ] && return 0
+    [ "$(id -u)" = 0 ] || { echo "a Debian root is made as root only" >&2 && return 1; }
+    packages mmdebstrap
+    [ -n "$(mirror)" ] || apt-get -qq -o DPkg::Lock::Timeout=300 update >&2
+    made=$target.part
+    mkdir -p "$(dirname "$target")"
+    # As with udocker's engine, the mirror may be frozen.
+    mmdebstrap --quiet --variant=minbase --aptopt='Acquire::Check-Valid-Until "false"' \
+        --include="$(IFS=,; echo "$*")" --customize-hook="chroot \"\$1\" useradd -M -u $uid -K UID_MAX=$uid -s /bin/sh agent" \
+        sid "$made" "$(mirror)" >&2
+    mv "$made" "$target"
+}
+
 case $runtime in
+apptainer) debian_root "$engines/apptainer-root" 64322 apptainer busybox-static mount python3 tzdata ;;
 bubblewrap) ;; # comes from PyPI with the project's own requirements
 podman) packages podman runc catatonit uidmap ;;
 udocker) engine "$engines/udocker" ;;
 busybox) packages busybox-static ;;
 docker) packages docker.io ;;
-*) echo "install.sh: $runtime is not one of bubblewrap, busybox, docker, podman, udocker" >&2 && exit 1 ;;
+*) echo "install.sh: $runtime is not one of apptainer, bubblewrap, busybox, docker, podman, udocker" >&2 && exit 1 ;;
 esac

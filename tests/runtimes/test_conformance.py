@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-import airflow_prominence.agent as agent
 from tests.runtimes import conformance
 
 _ROOT = os.geteuid() == 0
@@ -28,14 +27,9 @@ CASES = [
 
 
 @pytest.fixture(scope="session")
-def images(place: Path) -> str:
-    folder = str(place / "images")
-    conformance.write_images(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def observed(place: Path, engine_dir: str, images: str, usable: Callable[[str], str]) -> Callable[..., dict[str, Any]]:
+def observed(
+    place: Path, engine_dir: str, images: str, code: Path, usable: Callable[[str], str]
+) -> Callable[..., dict[str, Any]]:
     known: dict[tuple[str, str, str], dict[str, Any]] = {}
 
     def look(runtime: str, who: str, promise: str) -> dict[str, Any]:
@@ -46,21 +40,14 @@ def observed(place: Path, engine_dir: str, images: str, usable: Callable[[str], 
             if who == "self":
                 known[case] = conformance.observe(runtime, engine_dir, images, str(folder), promise == "writable")
             else:
-                known[case] = _as_user(runtime, engine_dir, images, folder, promise)
+                known[case] = _as_user(runtime, engine_dir, images, code, folder, promise)
         return known[case]
 
     return look
 
 
-def _as_user(runtime: str, engine_dir: str, images: str, folder: Path, promise: str) -> dict[str, Any]:
+def _as_user(runtime: str, engine_dir: str, images: str, code: Path, folder: Path, promise: str) -> dict[str, Any]:
     """The same by an ordinary user's agent, with the system's Python, as on a node."""
-    code = folder.with_name("code")
-    if not code.exists():
-        shutil.copytree(Path(agent.__file__).parent, code / "airflow_prominence" / "agent")
-        (code / "airflow_prominence" / "__init__.py").touch()
-        for name in ("conformance.py", "jobs.py"):
-            shutil.copy(Path(__file__).parent / name, code / name)
-        subprocess.run(["chmod", "-R", "a+rX", str(code)], check=True)
     folder.mkdir()
     os.chown(folder, _USER, _USER)
     own_engines = folder / "engine"

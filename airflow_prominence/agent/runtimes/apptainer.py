@@ -91,6 +91,10 @@ class Apptainer(Runtime):
                 argv += ["--bind", f"{host}:{path}"]
         if spec.writable:
             argv.append("--writable")
+        if user is None and not spec.writable and not is_file:
+            # The job's user has its own name there, not the one that the agent's account has on the host.
+            for path, data in zip(("/etc/passwd", "/etc/group"), identity(spec, root)):
+                argv += ["--bind", f"{job_file(spec, os.path.basename(path), data, 0o644)}:{path}:ro"]
         argv += [root, *spec.command()]
         if user is None:
             return Launch(argv, environment, None)
