@@ -81,7 +81,7 @@ def _by_hand(runtime: Any, image: Any, base: Path) -> None:
 
 
 def posts(stack: Stack, runs: int = 60) -> list[Row]:
-    """POST, one after the other, on an idle stack."""
+    """POST, one after the other, while the jobs before it run: the stack is busy with about a dozen."""
     with stack.client() as client:
         ids: list[int] = []
 
@@ -93,16 +93,17 @@ def posts(stack: Stack, runs: int = 60) -> list[Row]:
             took.append(timed(post))
             time.sleep(0.15)
     wait_all(stack, ids)
-    return [Row("POST /jobs", spread(took), "p50 <= 30 ms")]
+    return [Row("POST /jobs while others run", spread(took), "-")]
 
 
 def first_line(stack: Stack, runs: int = 12) -> list[Row]:
     """From POST to the container's first line, as a user sees it, each on an idle stack."""
-    whole, after_placing = [], []
+    posted, whole, after_placing = [], [], []
     with stack.client() as client:
         for _ in range(runs):
             began, began_wall = time.perf_counter(), time.time()
             job_id = client.post("/jobs", json=document(stack, "echo x")).json()["id"]
+            posted.append(time.perf_counter() - began)
             until(lambda job_id=job_id: client.get(f"/jobs/{job_id}/stdout").content, 30, 0.01)
             seconds = time.perf_counter() - began
             [(placed,)] = stack.psql(
@@ -113,6 +114,7 @@ def first_line(stack: Stack, runs: int = 12) -> list[Row]:
             wait_all(stack, [job_id])
             until(lambda job_id=job_id: _run_over(stack, job_id), 60, 0.2)
     return [
+        Row("POST /jobs on an idle stack", spread(posted), "p50 <= 30 ms"),
         Row("POST to the container's first line", spread(whole), "<= 2000 ms"),
         Row("  of which after the provision trigger claimed", spread(after_placing), "<= 700 ms"),
     ]
