@@ -39,7 +39,10 @@ def main() -> None:
         time.sleep(15)
         for name in chosen:
             print(f"  {name} ...", flush=True)
-            rows += CASES[name](stack)
+            measured = CASES[name](stack)
+            for row in measured:
+                print(f"    {row.what}: {row.measured}", flush=True)
+            rows += measured
     finally:
         stack.stop()
         shutil.rmtree(home, ignore_errors=True)

@@ -74,7 +74,8 @@ def place_waiting(session: Session) -> list[int]:
     """
     lock_sites(session)
     nodes = capacities(session)
-    if not nodes:
+    if not any(_has_room(node) for node in nodes):
+        # Nothing could be granted; a thousand waiting jobs need not be read to find that out.
         return []
     paused = select(_dag.c.dag_id).where(_dag.c.is_paused.is_(True))
     waiting = session.scalars(
@@ -91,6 +92,14 @@ def place_waiting(session: Session) -> list[int]:
     for grant in grants:
         _grant(session, by_id[grant.job_id], grant)
     return [grant.job_id for grant in grants]
+
+
+def _has_room(node: Capacity) -> bool:
+    return (
+        sum(busy.cpus for busy in node.busy) < node.cpus
+        and sum(busy.memory_mb for busy in node.busy) < node.memory_mb
+        and sum(busy.disk_mb for busy in node.busy) < node.disk_mb
+    )
 
 
 def _cpus_in_use(session: Session) -> dict[str, int]:
