@@ -96,6 +96,22 @@ class Stack:
         if part in {"api-server", "postgres"}:
             until(self.answers, 60, what="the API answers")
 
+    def steady(self, seconds: float = 6) -> dict[str, ProcessId]:
+        """Wait until no part has ended for so long; the leaders then.
+
+        Parts of Airflow end by themselves some seconds after PostgreSQL was struck, and are started again.
+        """
+
+        def same() -> dict[str, ProcessId] | None:
+            before = recorded(self.places)
+            time.sleep(seconds)
+            after = recorded(self.places)
+            return after if after == before and all(leader.alive() for leader in after.values()) else None
+
+        found = until(same, 90, what="no part ends any more")
+        assert found is not None
+        return found
+
     @contextlib.contextmanager
     def paused(self, part: str) -> Iterator[None]:
         """SIGSTOP a part's processes, and wake them at the end."""

@@ -81,7 +81,8 @@ def _healthy(stack: Stack) -> bool:
 def test_up_takes_over_what_a_killed_supervisor_left(stack: Stack) -> None:
     daemon = control.supervisor(stack.places)
     assert daemon
-    before = {part: stack.leader(part) for part in ALL}
+    before = stack.steady()
+    assert set(before) == set(ALL)
     os.kill(daemon.pid, signal.SIGKILL)
     until(lambda: control.supervisor(stack.places) is None, 10)
     stack.up()

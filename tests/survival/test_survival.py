@@ -39,6 +39,7 @@ def witness(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def whole_again(stack: Stack) -> Iterator[None]:
     """Each test gets a stack that serves, and leaves one."""
     until(stack.answers, 90, what="the API answers")
+    stack.steady(3)
     yield
     until(stack.answers, 90, what="the API answers")
 
