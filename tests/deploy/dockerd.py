@@ -78,11 +78,11 @@ class Daemon:
         """Debian with Python and PostgreSQL, from Debian's packages, as an image."""
         tree = self.root / "base"
         sources = Path("/etc/apt/sources.list.d/debian.sources")
-        mirror = "http://deb.debian.org/debian"
+        named: list[str] = []
         if sources.exists():
             named = [line.split()[1] for line in sources.read_text().splitlines() if line.startswith("URIs:")]
-            mirror = named[0] if named else mirror
-        self.run("debootstrap", "--variant=minbase", f"--include={_PACKAGES}", _SUITE, str(tree), mirror)
+        # Without a mirror named here, debootstrap takes its own default.
+        self.run("debootstrap", "--variant=minbase", f"--include={_PACKAGES}", _SUITE, str(tree), *named[:1])
         # Whom this machine trusts and where it gets Python's packages from holds for the builds as well.
         shutil.copyfile("/etc/ssl/certs/ca-certificates.crt", tree / "etc/ssl/certs/ca-certificates.crt")
         if Path("/etc/pip.conf").exists():
