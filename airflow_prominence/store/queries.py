@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from airflow_prominence.store.phases import DONE, STAGING_IN, reached
 from airflow_prominence.store.tables import Attempt, Event, Job, Label, Lease, Node, Output
+from airflow_prominence.store.transitions import will_retry
 
 #: No stored piece is longer, so a piece that holds an offset begins less than this before it.
 _CHUNK = 64 * 1024
@@ -178,7 +179,7 @@ def driver_view(session: Session, job: Job) -> dict[str, Any]:
         "version": job.version,
         "attempt": job.attempt,
         "max_attempts": job.max_attempts,
-        "will_retry": job.phase != DONE and job.attempt < job.max_attempts,
+        "will_retry": will_retry(job),
         "phase": job.phase,
         "status": job.status,
         "reason": job.reason,
