@@ -164,12 +164,12 @@ def long_list(stack: Stack, runs: int = 20) -> list[Row]:
             for (name,) in stack.psql(
                 "SELECT column_name FROM information_schema.columns WHERE table_name = 'prominence_job'"
             )
-            if name not in ("id", "run_id")
+            if name not in ("id", "run_id", "uid")
         ]
         listed = ", ".join(f'"{name}"' for name in columns)
         stack.psql(
-            f"INSERT INTO prominence_job (id, run_id, {listed}) "
-            f"SELECT nextval('prominence_id_seq'), 'bench-' || n, {listed} "
+            f"INSERT INTO prominence_job (id, run_id, uid, {listed}) "
+            f"SELECT nextval('prominence_id_seq'), 'bench-' || n, md5('bench' || n), {listed} "
             "FROM prominence_job, generate_series(1, %s) n WHERE id = %s",
             LIST,
             model,

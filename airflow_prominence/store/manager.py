@@ -19,7 +19,7 @@ class ProminenceDBManager(BaseDBManager):
     alembic_file = str(_HERE / "alembic.ini")
     version_table_name = "alembic_version_prominence"
     supports_table_dropping = True
-    revision_heads_map = {"0.1.0": "0002"}  # noqa: RUF012 - declared by Airflow
+    revision_heads_map = {"0.1.0": "0003"}  # noqa: RUF012 - declared by Airflow
 
     def downgrade(self, to_revision: str, from_revision: str | None = None, show_sql_only: bool = False) -> None:
         """Take the schema back to ``to_revision`` (``base`` drops every table of ours)."""

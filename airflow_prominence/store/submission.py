@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,6 +85,10 @@ def insert_job(session: Session, job_id: int, new: NewJob, dag_id: str, run_id: 
         holder=None,
         holder_until=None,
         run_ti=None,
+        uid=uuid.uuid4().hex,
+        stdout_gone_at=None,
+        outputs_gone_at=None,
+        warned_at=None,
     )
     session.add(job)
     session.flush()

@@ -96,6 +96,14 @@ class Job(Base):
     #: The instance of the run's task ``run`` that the present attempts belong to; clearing it in Airflow makes another.
     run_ti: Mapped[str | None] = mapped_column(String(36))
 
+    #: Names the job's objects in the object store, where a number that anybody can count up would be guessed.
+    uid: Mapped[str] = mapped_column(String(32), unique=True)
+
+    #: When what was kept of a finished job went, by the settings of retention; ``None`` while it is there.
+    stdout_gone_at: Mapped[float | None]
+    outputs_gone_at: Mapped[float | None]
+    warned_at: Mapped[float | None]
+
     __table_args__ = (
         UniqueConstraint("dag_id", "run_id", "group_id"),
         Index("ix_prominence_job_owner_ended", "owner", "ended_at"),
@@ -261,3 +269,90 @@ class Uptime(Base):
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     up_since: Mapped[float]
     last_beat: Mapped[float]
+
+
+class StagedOutput(Base):
+    """An output of a job that lies in the object store; ``name`` is as the document wrote it."""
+
+    __tablename__ = "prominence_staged_output"
+
+    job_id: Mapped[int] = mapped_column(ForeignKey("prominence_job.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(1024), primary_key=True)
+    attempt: Mapped[int] = mapped_column(Integer)
+    key: Mapped[str] = mapped_column(String(1400))
+    size: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str | None] = mapped_column(String(64))
+    stored_at: Mapped[float]
+
+
+class Upload(Base):
+    """An object that a user put, or was given a URL to put, into the object store; ``key`` is below ``uploads/``."""
+
+    __tablename__ = "prominence_upload"
+
+    key: Mapped[str] = mapped_column(String(1400), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(250), index=True)
+    sha256: Mapped[str | None] = mapped_column(String(64))
+    created_at: Mapped[float]
+    stored_at: Mapped[float | None]
+    warned_at: Mapped[float | None]
+
+
+class KeyValue(Base):
+    """A value of a user's key-value store (``prominence.md`` 1.4); keys hold no leading slash."""
+
+    __tablename__ = "prominence_kv"
+
+    owner: Mapped[str] = mapped_column(String(250), primary_key=True)
+    key: Mapped[str] = mapped_column(String(1024), primary_key=True)
+    value: Mapped[bytes] = mapped_column(LargeBinary)
+    updated_at: Mapped[float]
+
+
+class Command(Base):
+    """An order to a running job's node, ``exec`` or ``snapshot``, carried by the node's poll and answered in pieces."""
+
+    __tablename__ = "prominence_command"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("prominence_job.id", ondelete="CASCADE"), index=True)
+    lease_id: Mapped[str] = mapped_column(ForeignKey("prominence_lease.id", ondelete="CASCADE"))
+    node_id: Mapped[int] = mapped_column(ForeignKey("prominence_node.id"))
+    kind: Mapped[str] = mapped_column(String(16))
+    order: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[float]
+    deadline: Mapped[float]
+    ended_at: Mapped[float | None]
+    result: Mapped[dict[str, Any] | None]
+
+    __table_args__ = (Index("ix_prominence_command_open", "node_id", postgresql_where=text("state <> 'ended'")),)
+
+
+class CommandOutput(Base):
+    """A piece of what a command wrote, by its byte offset."""
+
+    __tablename__ = "prominence_command_output"
+
+    command_id: Mapped[str] = mapped_column(ForeignKey("prominence_command.id", ondelete="CASCADE"), primary_key=True)
+    offset: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    data: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class Mail(Base):
+    """A letter to a user that waits for the mail server; written in the transaction of what it tells of."""
+
+    __tablename__ = "prominence_mail"
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    job_id: Mapped[int | None] = mapped_column(BigInteger)
+    recipient: Mapped[str] = mapped_column(String(320))
+    subject: Mapped[str] = mapped_column(String(998))
+    body: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[float]
+    next_try_at: Mapped[float]
+    tries: Mapped[int] = mapped_column(Integer)
+    sent_at: Mapped[float | None]
+    error: Mapped[str] = mapped_column(Text)
+
+    __table_args__ = (Index("ix_prominence_mail_waiting", "next_try_at", postgresql_where=text("sent_at IS NULL")),)
