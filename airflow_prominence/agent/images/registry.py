@@ -14,6 +14,7 @@ from http.client import HTTPException, HTTPResponse
 from io import BytesIO
 from typing import IO, Any, Callable, Dict, List, Optional, Sequence, Tuple
 
+from .addresses import opener
 from .model import Credential, PullError
 from .platforms import choose
 from .reference import Reference
@@ -50,6 +51,7 @@ class Download:
         self._timeout = timeout
         self._pause = pause
         self._sleep = sleep
+        self._opener = opener()
 
     def again(self, what: str, once: Callable[[], Any]) -> Any:
         for attempt in range(_ATTEMPTS):
@@ -69,7 +71,7 @@ class Download:
             # Unredirected: blobs live on other hosts, which must not see what the registry is owed.
             request.add_unredirected_header("Authorization", authorization)
         try:
-            answer: HTTPResponse = urllib.request.urlopen(request, timeout=self._timeout)
+            answer: HTTPResponse = self._opener.open(request, timeout=self._timeout)
             return answer
         except urllib.error.HTTPError as error:
             if error.code not in _TEMPORARY:
