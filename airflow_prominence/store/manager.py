@@ -6,6 +6,7 @@ from pathlib import Path
 
 from airflow.utils.db_manager import BaseDBManager, command
 
+from airflow_prominence.store.schema import HEAD, VERSION_TABLE
 from airflow_prominence.store.tables import metadata as prominence_metadata
 
 _HERE = Path(__file__).parent
@@ -17,9 +18,9 @@ class ProminenceDBManager(BaseDBManager):
     metadata = prominence_metadata
     migration_dir = str(_HERE / "migrations")
     alembic_file = str(_HERE / "alembic.ini")
-    version_table_name = "alembic_version_prominence"
+    version_table_name = VERSION_TABLE
     supports_table_dropping = True
-    revision_heads_map = {"0.1.0": "0003"}  # noqa: RUF012 - declared by Airflow
+    revision_heads_map = {"0.1.0": HEAD}  # noqa: RUF012 - declared by Airflow
 
     def downgrade(self, to_revision: str, from_revision: str | None = None, show_sql_only: bool = False) -> None:
         """Take the schema back to ``to_revision`` (``base`` drops every table of ours)."""

@@ -99,3 +99,22 @@ def test_airflow_finds_the_manager_by_itself_and_is_at_its_head(database: sa.Eng
     with database.connect() as connection:
         [version] = connection.execute(sa.text("SELECT version_num FROM alembic_version_prominence")).scalars()
     assert version == ScriptDirectory.from_config(alembic(connection)).get_current_head()
+
+
+def test_health_says_when_the_tables_are_of_another_version(http: Any, database: sa.Engine) -> None:
+    from airflow_prominence.store.schema import HEAD
+
+    def troubles() -> str:
+        answer = http.get("/api/v1/health")
+        return "" if answer.status_code == 204 else answer.json()["errors"]
+
+    assert "prominence_schema" not in troubles()
+    statement = sa.text("UPDATE alembic_version_prominence SET version_num = :version")
+    with database.begin() as connection:
+        connection.execute(statement, {"version": "0001"})
+    try:
+        assert "prominence_schema" in troubles()
+    finally:
+        with database.begin() as connection:
+            connection.execute(statement, {"version": HEAD})
+    assert "prominence_schema" not in troubles()

@@ -11,6 +11,8 @@ from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
 from airflow_prominence import _compat, documents
+from airflow_prominence.api.database import transact
+from airflow_prominence.store import schema
 
 PUBLIC = frozenset({"/health", "/schemas", "/schemas/job.json", "/schemas/workflow.json", "/schemas/openapi.json"})
 
@@ -21,6 +23,8 @@ router = APIRouter(tags=["public"])
 def health() -> Response:
     """Return 204 when all is well, else 409 with what isn't, comma-separated, under ``errors``."""
     troubles = _compat.unhealthy_components()
+    if not transact(schema.is_current):
+        troubles.append("prominence_schema")
     if not troubles:
         return Response(status_code=204)
     return JSONResponse({"errors": ",".join(troubles)}, status_code=409)
