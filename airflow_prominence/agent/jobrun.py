@@ -167,6 +167,11 @@ class Job:
             report["sha256"] = sha256
         self._reports.add("pulled", report)
 
+    def give_up_images(self) -> None:
+        """Say that this job's images may be evicted."""
+        if self._cache is not None:
+            self._cache.close()
+
     # -- tasks
 
     def _run_tasks(self) -> bool:

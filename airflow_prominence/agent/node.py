@@ -12,6 +12,9 @@ from .paths import read_json, write_atomic
 from .runtimes.base import Runtime
 from .runtimes.loading import load
 
+#: The part of its file system that the cache may keep: the rest is for the jobs.
+CACHE_PART = 5
+
 
 @dataclass(frozen=True)
 class Node:
@@ -48,3 +51,8 @@ class Node:
     def cache(self) -> ImageCache:
         images = self.images_dir or os.path.join(self.state, "images")
         return ImageCache(os.path.join(self.state, "cache"), images_dir=images)
+
+    def trim_cache(self) -> list[str]:
+        """Remove the images used longest ago beyond the cache's part, and what killed pulls left; the images' names."""
+        space = os.statvfs(self.state)
+        return self.cache().trim(space.f_blocks * space.f_frsize // CACHE_PART)

@@ -41,8 +41,12 @@ def run(state: str, lease: str) -> int:
     _tidy(paths)
     if outcome.stale:
         sweep.close(paths, {"stale": True})
-        return OK
-    return _closed(paths, supervisor.wait_delivered())
+    else:
+        _closed(paths, supervisor.wait_delivered())
+    job.give_up_images()
+    for name in node.trim_cache():
+        print(f"image {name} was removed from the cache")
+    return OK
 
 
 def _tidy(paths: LeasePaths) -> None:

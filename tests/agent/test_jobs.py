@@ -46,6 +46,16 @@ def test_a_job_runs_to_its_end(api: Api, agent: Agent) -> None:
     agent.forget("l1")
 
 
+def test_after_a_job_the_cache_is_trimmed(api: Api, agent: Agent) -> None:
+    left = agent.state / "cache" / "tmp" / "of-a-killed-pull"
+    left.mkdir(parents=True)
+    os.utime(left, (0, 0))
+    lease = api.assign("l1", [sh("true")])
+    api.wait(lambda: lease.end)
+    eventually(lambda: not left.exists())
+    agent.forget("l1")
+
+
 def test_exit_code_tail_and_retries(api: Api, agent: Agent) -> None:
     lease = api.assign(
         "l1",

@@ -1,6 +1,8 @@
 """Names, archives, layers, registries, and the cache of unpacked images."""
 
+import fcntl
 import io
+import json
 import os
 import stat
 import subprocess
@@ -10,6 +12,7 @@ import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,6 +23,7 @@ from airflow_prominence.agent.images.cache import ImageCache
 from airflow_prominence.agent.images.model import Credential, PullError
 from airflow_prominence.agent.images.reference import parse
 from airflow_prominence.agent.images.unpack import Budget, unpack_layer
+from airflow_prominence.agent.node import CACHE_PART, Node
 from tests.runtimes.registry import Registry, digest
 
 BASE = layer([Entry("etc/mark", 0o644, b"base\n"), Entry("bin/tool", 0o755, b"#!/bin/sh\n")])
@@ -384,3 +388,34 @@ def test_eviction_spares_what_is_used(tmp_path: Path, registry: Registry) -> Non
     assert not Path(images[1].path).exists()
     assert holder.get(names[1], None, quiet)[1] == "completed"
     holder.close()
+
+
+def test_a_node_keeps_its_cache_within_its_part(
+    tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        registry.push(f"part:v{number}", ImageConfig(cmd=[str(number)]), [layer([Entry("x", 0o644, bytes(1000))])])
+    node = Node(str(tmp_path), {}, {}, None, None)
+    cache = node.cache()
+    names = [f"{registry.host}/part:v{number}" for number in range(3)]
+    images = [cache.get(name, None, quiet)[0] for name in names]
+    cache.close()
+    folders = [Path(image.path).parent for image in images]
+    for number, folder in enumerate(folders):
+        os.utime(folder / "image.json", (number, number))
+    size = json.loads((folders[0] / "image.json").read_text())["size"]
+    space = SimpleNamespace(f_blocks=3 * size * CACHE_PART, f_frsize=1)
+    monkeypatch.setattr(os, "statvfs", lambda _: space)
+    left = tmp_path / "cache" / "tmp" / "of-a-killed-pull"
+    left.mkdir()
+    os.utime(left, (0, 0))
+
+    assert node.trim_cache() == []
+    assert not left.exists()
+    # with a copy for another user's writable root, as owned_copy makes it, the newest counts twice
+    (folders[2] / "rootfs.4711").mkdir()
+    with open(tmp_path / "cache" / "locks" / "trim", "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert node.trim_cache() == []
+    assert node.trim_cache() == names[:1]
+    assert [folder.exists() for folder in folders] == [False, True, True]

@@ -124,6 +124,16 @@ class ImageCache:
     def remember(self, name: str, facts: Dict[str, Any]) -> None:
         write_json(os.path.join(self.root, "names", _key(name)), dict(facts, name=_shown(name), time=time.time()))
 
+    def trim(self, keep_bytes: int) -> List[str]:
+        """Sweep and evict, unless somebody on this node is at it already; the names of the images that went."""
+        with open(os.path.join(self.root, "locks", "trim"), "wb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return []
+            self.sweep()
+            return self.evict(keep_bytes)
+
     def evict(self, keep_bytes: int) -> List[str]:
         """Remove the images used longest ago until the rest fits `keep_bytes`; those in use stay. Their names."""
         entries = []
@@ -132,7 +142,10 @@ class ImageCache:
             try:
                 with open(done, encoding="utf-8") as file:
                     document = json.load(file)
-                entries.append((os.stat(done).st_mtime, sha256, int(document["size"]), str(document["name"])))
+                # a copy made for a uid (owned_copy) is as large again
+                trees = sum(1 for entry in os.scandir(self._folder(sha256)) if entry.is_dir(follow_symlinks=False))
+                size = int(document["size"]) * trees
+                entries.append((os.stat(done).st_mtime, sha256, size, str(document["name"])))
             except (OSError, ValueError, KeyError):
                 continue
         total = sum(entry[2] for entry in entries)
@@ -150,7 +163,11 @@ class ImageCache:
         folder = os.path.join(self.root, "tmp")
         for entry in os.listdir(folder):
             path = os.path.join(folder, entry)
-            if time.time() - os.lstat(path).st_mtime > older_than_s:
+            try:
+                made_at = os.lstat(path).st_mtime
+            except FileNotFoundError:
+                continue  # its pull has just ended
+            if time.time() - made_at > older_than_s:
                 remove_tree(path)
 
     def _remove(self, sha256: str) -> bool:
