@@ -26,6 +26,7 @@ def routes() -> Iterator[tuple[str, str]]:
         for prefix in prefixes:
             for method, path in found:
                 filled = path.replace("{rest:path}", "1").replace("{job_id}", "1").replace("{node}", "1")
+                filled = filled.replace("{key:path}", "x")
                 for name in ("dag_id", "run_id", "lease", "stream"):
                     filled = filled.replace("{" + name + "}", "x")
                 assert "{" not in filled, path
@@ -206,8 +207,11 @@ def test_an_airflow_jwt_works(airflow_user: Callable[[str], User]) -> None:
 def test_an_airflow_viewer_may_look_but_not_act(airflow_user: Callable[[str], User]) -> None:
     viewer = airflow_user("viewer")
     assert viewer.get("/jobs").status_code == 200
-    answer = viewer.post("/jobs", json=job())
-    assert (answer.status_code, list(answer.json())) == (403, ["error"])
+    acts = [("POST", "/jobs", job()), ("POST", "/kv/k", 1), ("DELETE", "/kv/k", None)]
+    for method, path, body in acts:
+        answer = viewer.request(method, path, json=body)
+        assert (answer.status_code, list(answer.json())) == (403, ["error"]), path
+    assert viewer.get("/kv?list").json() == []
 
 
 def test_no_bearer_is_logged(http: Any, alice: User, caplog: pytest.LogCaptureFixture) -> None:

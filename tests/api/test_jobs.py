@@ -237,7 +237,7 @@ def test_twins_at_the_same_moment_make_one_job(alice: User) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/workflows", "/workflows/1", "/data", "/kv", "/resources", "/accounting", "/jobs/1/exec", "/jobs/1/clone"]
+    "path", ["/workflows", "/workflows/1", "/data", "/resources", "/accounting", "/jobs/1/exec", "/jobs/1/clone"]
 )
 def test_what_is_not_built_yet_says_so(alice: User, path: str) -> None:
     answer = alice.get(path)

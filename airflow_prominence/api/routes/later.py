@@ -14,8 +14,6 @@ NOT_YET: Final = {
     "/workflows/{rest:path}": "running a workflow",
     "/data": "the data store",
     "/data/{rest:path}": "the data store",
-    "/kv": "the key-value store",
-    "/kv/{rest:path}": "the key-value store",
     "/accounting": "accounting",
     "/resources": "listing resources",
     "/jobs/{job_id}/exec": "running a command in a job",
