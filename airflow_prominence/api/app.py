@@ -13,7 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from airflow_prominence.api import errors, housekeeper
 from airflow_prominence.api.auth import BearerAuth, caller_of, service_of
 from airflow_prominence.api.hub import hub
-from airflow_prominence.api.routes import driver, jobs, kv, later, nodes, public
+from airflow_prominence.api.routes import driver, jobs, kv, later, nodes, public, resources
 
 API_VERSION = "1"
 
@@ -22,7 +22,7 @@ def public_app() -> FastAPI:
     """Return the app of users, the client and jobs."""
     app = _bare("PROMINENCE")
     app.add_middleware(BearerAuth, public=public.PUBLIC, resolve=caller_of)
-    for router in (jobs.router, kv.router, public.router, later.router):
+    for router in (jobs.router, kv.router, public.router, resources.router, later.router):
         app.include_router(router)
     errors.install(app)
     return app

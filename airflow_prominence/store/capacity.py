@@ -6,6 +6,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from sqlalchemy import Boolean, String, column, func, select, table
 from sqlalchemy.orm import Session
@@ -63,6 +64,35 @@ def capacities(session: Session, states: Iterable[str] = (NODE_UP,)) -> list[Cap
             busy=tuple(busy[node.id]),
         )
         for node in nodes
+    ]
+
+
+@dataclass(frozen=True)
+class SiteRoom:
+    """What the nodes of a site that are up have together, and what of it is not leased."""
+
+    name: str
+    cpus: int
+    memory_mb: int
+    free_cpus: int
+    free_memory_mb: int
+
+
+def by_site(session: Session) -> list[SiteRoom]:
+    """Return the room of every site that has a node which is up."""
+    nodes: dict[str, list[Capacity]] = defaultdict(list)
+    for node in capacities(session):
+        nodes[node.site].append(node)
+    return [
+        SiteRoom(
+            name=site,
+            cpus=sum(node.cpus for node in mine),
+            memory_mb=sum(node.memory_mb for node in mine),
+            # a node may have come back smaller than what it has leased
+            free_cpus=sum(max(0, node.cpus - sum(busy.cpus for busy in node.busy)) for node in mine),
+            free_memory_mb=sum(max(0, node.memory_mb - sum(busy.memory_mb for busy in node.busy)) for node in mine),
+        )
+        for site, mine in nodes.items()
     ]
 
 

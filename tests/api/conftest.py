@@ -89,6 +89,9 @@ class User:
     def post(self, path: str, **more: Any) -> Any:
         return self.request("POST", path, **more)
 
+    def put(self, path: str, **more: Any) -> Any:
+        return self.request("PUT", path, **more)
+
     def delete(self, path: str, **more: Any) -> Any:
         return self.request("DELETE", path, **more)
 

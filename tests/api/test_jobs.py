@@ -236,9 +236,57 @@ def test_twins_at_the_same_moment_make_one_job(alice: User) -> None:
     assert len(alice.get("/jobs").json()) == 1
 
 
-@pytest.mark.parametrize(
-    "path", ["/workflows", "/workflows/1", "/data", "/resources", "/accounting", "/jobs/1/exec", "/jobs/1/clone"]
-)
+def test_a_clone_is_the_same_document_with_its_secrets_and_another_id(http: Any, alice: User) -> None:
+    credential = {"username": "me", "token": "s3cr3t-t0ken"}
+    task = {"image": "registry.example/x", "runtime": "singularity", "imagePullCredential": credential}
+    first = alice.submit(name="again", labels={"shot": "7"}, tasks=[task])
+    alice.delete(f"/jobs/{first}")
+    answer = alice.put(f"/jobs/{first}/clone")
+    assert answer.status_code == 201
+    second = answer.json()["id"]
+    assert list(answer.json()) == ["id"]
+    assert second > first
+    before, after = alice.describe(first), alice.describe(second)
+    assert (before["status"], after["status"]) == ("deleted", "pending")
+    for key in ("name", "labels", "tasks", "resources"):
+        assert after[key] == before[key]
+    node = PretendNode(http)
+    Driver(http).claim(second)
+    assert node.take().assignment["tasks"][0]["credential"] == credential
+    node.gone()
+
+
+def test_only_ones_own_jobs_can_be_cloned(http: Any, alice: User, bob: User) -> None:
+    mine = alice.submit()
+    for user, path in ((bob, f"/jobs/{mine}/clone"), (alice, "/jobs/999999999/clone"), (alice, "/jobs/x/clone")):
+        answer = user.put(path)
+        assert (answer.status_code, answer.json()) == (400, {"error": "Job does not exist"})
+    assert bob.get("/jobs?all=true").json() == []
+    assert [item["id"] for item in alice.get("/jobs?all=true").json()] == [mine]
+    node = PretendNode(http)
+    Driver(http).claim(mine)
+    token = node.take().assignment["job_token"]
+    answer = http.put(f"/api/v1/jobs/{mine}/clone", headers={"Authorization": f"Bearer {token}"})
+    assert answer.status_code == 403
+    node.gone()
+
+
+def test_resources_are_what_sites_have_and_what_is_free(http: Any, alice: User) -> None:
+    small, large = PretendNode(http, cpus=2, memory_mb=2048), PretendNode(http, cpus=8, memory_mb=16384)
+    job_id = alice.submit(resources={"cpus": 4, "memory": 3})
+    Driver(http).claim(job_id)
+    found = [site for site in alice.get("/resources").json()["existing"] if site["site"] in (small.site, large.site)]
+    assert found == [
+        {"site": large.site, "capacity": {"cpus": 8, "memory": 16}, "free": {"cpus": 4, "memory": 13}},
+        {"site": small.site, "capacity": {"cpus": 2, "memory": 2}, "free": {"cpus": 2, "memory": 2}},
+    ]
+    small.gone()
+    large.gone()
+    sites = [site["site"] for site in alice.get("/resources").json()["existing"]]
+    assert small.site not in sites
+
+
+@pytest.mark.parametrize("path", ["/workflows", "/workflows/1", "/data", "/accounting", "/jobs/1/exec"])
 def test_what_is_not_built_yet_says_so(alice: User, path: str) -> None:
     answer = alice.get(path)
     assert answer.status_code == 400

@@ -17,6 +17,7 @@ from airflow_prominence.api.database import transact
 from airflow_prominence.api.errors import ApiError
 from airflow_prominence.api.settings import settings
 from airflow_prominence.store import queries, transitions
+from airflow_prominence.store.submission import secrets_of
 from airflow_prominence.store.tables import Job
 
 router = APIRouter(tags=["jobs"])
@@ -102,6 +103,20 @@ def delete_job(job_id: str, caller: CallerDep) -> JSONResponse:
 def change_job() -> JSONResponse:
     """Refuse: jobs cannot be modified after they are created (manual 4.4)."""
     return JSONResponse({"error": "A job cannot be changed"}, status_code=405, headers={"Allow": "GET, DELETE"})
+
+
+@router.put("/jobs/{job_id}/clone", status_code=201, summary="Submit a job once more")
+def clone_job(job_id: str, caller: CallerDep) -> JSONResponse:
+    """Submit the document of a job again, whatever became of it, its secrets included; the answer is the new id."""
+    caller.require_submit()
+
+    def original(session: Session) -> dict[str, Any]:
+        job = _find(session, job_id, caller)
+        if job is None:
+            raise ApiError(400, NO_JOB)
+        return submission.secrets_restored(job.document, secrets_of(session, job.id))
+
+    return JSONResponse({"id": submission.submit(transact(original), caller, None)}, status_code=201)
 
 
 @router.get("/jobs/{job_id}/stdout", summary="Standard output of a job")

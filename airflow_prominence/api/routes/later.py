@@ -15,11 +15,9 @@ NOT_YET: Final = {
     "/data": "the data store",
     "/data/{rest:path}": "the data store",
     "/accounting": "accounting",
-    "/resources": "listing resources",
     "/jobs/{job_id}/exec": "running a command in a job",
     "/jobs/{job_id}/snapshot": "a snapshot of a job",
     "/jobs/{job_id}/remove": "removing a job from the queue",
-    "/jobs/{job_id}/clone": "cloning a job",
 }
 """Path to what it would be about; an entry goes when its feature comes."""
 

@@ -1,0 +1,27 @@
+"""What the real client does with jobs that are there already, and what it says of the sites."""
+
+from __future__ import annotations
+
+import re
+
+from tests.integration.stacks import Stack
+
+
+def test_the_client_clones_a_job(stack: Stack) -> None:
+    image = stack.env["PROMINENCE_DEMO_IMAGE"]
+    made = stack.run_cli("create", "--name", "model", image, "true", cwd=stack.places.home)
+    first = int(re.findall(r"id (\d+)", made.stdout)[0])
+    done = stack.run_cli("clone", str(first), cwd=stack.places.home)
+    assert done.code == 0, done
+    second = int(re.findall(r"^Job created with id (\d+)$", done.stdout, re.MULTILINE)[0])
+    assert second > first
+    shown = stack.run_cli("describe", str(second), cwd=stack.places.home)
+    assert '"name": "model"' in shown.stdout
+    refused = stack.run_cli("clone", "999999999", cwd=stack.places.home)
+    assert (refused.code, refused.stdout.strip()) == (1, "Error: Job does not exist")
+
+
+def test_the_client_lists_resources(stack: Stack) -> None:
+    done = stack.run_cli("resources", cwd=stack.places.home)
+    assert (done.code, done.stderr) == (0, "")
+    assert re.search(r"^\d+ +\d+ +\d+ +\d+ +\S+ *$", done.stdout, re.MULTILINE), done.stdout
