@@ -21,7 +21,6 @@ JOB_GAPS: Final[tuple[tuple[str, Callable[[Job], object]], ...]] = (
     ("storage", lambda job: job.storage),
     ("notifications", lambda job: job.notifications),
     ("policies.maximumIdleTimePerResource", lambda job: job.policies.maximum_idle_time_per_resource),
-    ("policies.leaveInQueue", lambda job: job.policies.leave_in_queue),
     ("policies.placement", lambda job: job.policies.placement not in (None, Placement())),
     ("policies.autoScalingType", lambda job: job.policies.auto_scaling_type),
     ("policies.preemptible", lambda job: job.policies.preemptible),

@@ -73,7 +73,8 @@ def _selected(want: JobFilter, *columns: Any) -> list[Select[Any]]:
         return [finished, active]
     if want.completed:
         return [finished if want.num < 0 else finished.limit(want.num)]
-    return [active]
+    # Both are one's own choice to keep in sight: what runs, and what is over and was not removed yet.
+    return [finished.where(Job.in_queue), active]
 
 
 def summaries(session: Session, want: JobFilter) -> str:

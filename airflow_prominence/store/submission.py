@@ -72,7 +72,8 @@ def insert_job(session: Session, job_id: int, new: NewJob, dag_id: str, run_id: 
         attempt=1,
         max_attempts=new.max_attempts,
         wants_capacity=False,
-        in_queue=False,
+        # A workflow stays in the queue as a whole or not at all.
+        in_queue=not group_id and bool(document.get("policies", {}).get("leaveInQueue", False)),
         created_at=now,
         queue_until=now + new.max_queue_min * 60 if new.max_queue_min > 0 else None,
         started_at=None,

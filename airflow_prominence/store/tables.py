@@ -77,6 +77,7 @@ class Job(Base):
     attempt: Mapped[int] = mapped_column(Integer)
     max_attempts: Mapped[int] = mapped_column(Integer)
     wants_capacity: Mapped[bool] = mapped_column(Boolean)
+    #: Whether it is listed among the active ones when it is done, until its user removes it (``leaveInQueue``).
     in_queue: Mapped[bool] = mapped_column(Boolean)
 
     created_at: Mapped[float]

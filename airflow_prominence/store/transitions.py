@@ -121,6 +121,7 @@ def begin_again(session: Session, job: Job) -> None:
     job.phase, job.status, job.reason = QUEUED, status_of(QUEUED), ""
     job.node_success, job.execution, job.wants_capacity = None, None, False
     job.started_at = job.ended_at = job.released_at = None
+    job.in_queue = not job.group_id and bool(job.policies.get("leaveInQueue", False))
     session.add(new_attempt(job, now))
     tell(session, job, "cleared", f"{CLEARED}: trying again, attempt {job.attempt}", now)
     touch(session, job)
@@ -142,6 +143,18 @@ def delete(session: Session, job_id: int, owner: str | None, reason: str = DELET
     if job is None or (owner is not None and job.owner != owner) or job.phase == DONE:
         return False
     finish(session, job, DELETED, reason, final=True)
+    return True
+
+
+def leave_queue(session: Session, job_id: int, owner: str) -> bool:
+    """Take a finished job out of its owner's queue; an active one will leave it with its end.
+
+    ``False`` if it has left already, or is not this owner's.
+    """
+    job = lock_job(session, job_id)
+    if job is None or job.owner != owner or (job.phase == DONE and not job.in_queue):
+        return False
+    job.in_queue = False
     return True
 
 

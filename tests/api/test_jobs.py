@@ -303,3 +303,40 @@ def test_an_unknown_path_is_a_json_error(alice: User) -> None:
 def test_nul_in_a_query_is_refused(alice: User, query: str) -> None:
     answer = alice.get(f"/jobs?{query}")
     assert (answer.status_code, "NUL" in answer.json()["error"]) == (400, True)
+
+
+def test_a_job_stays_in_the_queue_until_it_is_removed(
+    alice: User, bob: User, driver: Driver, node: PretendNode
+) -> None:
+    def ids(query: str = "") -> list[int]:
+        return [listed["id"] for listed in alice.get(f"/jobs?{query}").json()]
+
+    def remove(user: User, job_id: int) -> tuple[int, Any]:
+        answer = user.put(f"/jobs/{job_id}/remove")
+        return answer.status_code, answer.json()
+
+    kept = alice.submit(policies={"leaveInQueue": True})
+    plain = alice.submit()
+    for job_id in (kept, plain):
+        driver.claim(job_id)
+        node.take().run()
+    active = alice.submit()
+    assert ids() == [kept, active]
+    assert ids("detail") == [kept, active]
+    assert ids("status=idle") == [active]
+    assert ids("completed=true&num=-1") == [plain, kept]
+    assert ids("all=true") == [plain, kept, active]
+    assert remove(bob, kept) == remove(alice, 10**9) == (400, {"error": "Job does not exist"})
+    assert remove(alice, plain) == (400, {"error": "Job is no longer in the queue"})
+    assert remove(alice, kept) == (200, {})
+    assert ids() == [active]
+    assert remove(alice, kept) == (400, {"error": "Job is no longer in the queue"})
+    assert alice.describe(kept)["status"] == "completed"
+
+
+def test_a_job_removed_before_its_end_leaves_the_queue_with_it(alice: User) -> None:
+    job_id = alice.submit(policies={"leaveInQueue": True})
+    assert alice.put(f"/jobs/{job_id}/remove").status_code == 200
+    assert [listed["id"] for listed in alice.get("/jobs").json()] == [job_id]
+    alice.delete(f"/jobs/{job_id}")
+    assert alice.get("/jobs").json() == []

@@ -25,3 +25,19 @@ def test_the_client_lists_resources(stack: Stack) -> None:
     done = stack.run_cli("resources", cwd=stack.places.home)
     assert (done.code, done.stderr) == (0, "")
     assert re.search(r"^\d+ +\d+ +\d+ +\d+ +\S+ *$", done.stdout, re.MULTILINE), done.stdout
+
+
+def test_the_client_removes_a_job_from_the_queue(stack: Stack) -> None:
+    def listed() -> str:
+        return stack.run_cli("list", "--name", "kept", cwd=stack.places.home).stdout
+
+    image = stack.env["PROMINENCE_DEMO_IMAGE"]
+    made = stack.run_cli("create", "--leave-in-queue", "--name", "kept", image, "true", cwd=stack.places.home)
+    job = re.findall(r"id (\d+)", made.stdout)[0]
+    stack.wait(int(job))
+    assert f"{job} " in listed() and "completed" in listed()
+    done = stack.run_cli("remove", job, cwd=stack.places.home)
+    assert (done.code, done.stdout.strip()) == (0, "Job removed from queue")
+    assert f"{job} " not in listed()
+    refused = stack.run_cli("remove", job, cwd=stack.places.home)
+    assert (refused.code, refused.stdout.strip()) == (1, "Error: Job is no longer in the queue")

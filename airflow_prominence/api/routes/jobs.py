@@ -24,6 +24,7 @@ router = APIRouter(tags=["jobs"])
 
 NO_JOB = "Job does not exist"
 NO_JOBS = "No such job(s)"
+NOT_IN_QUEUE = "Job is no longer in the queue"
 
 _STATUSES = {"running": "running", "idle": "pending", "pending": "pending"}
 _PIECE = 1024 * 1024
@@ -53,7 +54,7 @@ def list_jobs(
     ids: Annotated[str | None, Query(alias="id")] = None,
     constraint: Annotated[list[str] | None, Query()] = None,
 ) -> Response:
-    """Return active jobs, or with ``completed`` the last ``num`` finished ones, or ``all``."""
+    """Return active jobs and finished ones still in the queue, or the last ``num`` finished ones, or ``all``."""
     constraints = _constraints(constraint or [])
     want = queries.JobFilter(
         owner=caller.name,
@@ -117,6 +118,22 @@ def clone_job(job_id: str, caller: CallerDep) -> JSONResponse:
         return submission.secrets_restored(job.document, secrets_of(session, job.id))
 
     return JSONResponse({"id": submission.submit(transact(original), caller, None)}, status_code=201)
+
+
+@router.put("/jobs/{job_id}/remove", summary="Remove a job from the queue")
+def remove_job(job_id: str, caller: CallerDep) -> JSONResponse:
+    """Let a job with ``leaveInQueue`` leave the list of active jobs, at once or with its end."""
+    caller.require_act()
+
+    def work(session: Session) -> None:
+        job = _find(session, job_id, caller)
+        if job is None:
+            raise ApiError(400, NO_JOB)
+        if not transitions.leave_queue(session, job.id, caller.name):
+            raise ApiError(400, NOT_IN_QUEUE)
+
+    transact(work)
+    return JSONResponse({})
 
 
 @router.get("/jobs/{job_id}/stdout", summary="Standard output of a job")

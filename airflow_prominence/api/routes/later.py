@@ -17,7 +17,6 @@ NOT_YET: Final = {
     "/accounting": "accounting",
     "/jobs/{job_id}/exec": "running a command in a job",
     "/jobs/{job_id}/snapshot": "a snapshot of a job",
-    "/jobs/{job_id}/remove": "removing a job from the queue",
 }
 """Path to what it would be about; an entry goes when its feature comes."""
 

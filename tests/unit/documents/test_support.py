@@ -46,7 +46,6 @@ ONEDATA = {"type": "onedata", "mountpoint": "/data", "onedata": {"provider": "p"
             job(policies={"maximumIdleTimePerResource": 1}),
             "policies.maximumIdleTimePerResource: is not supported yet",
         ),
-        (job(policies={"leaveInQueue": True}), "policies.leaveInQueue: is not supported yet"),
         (
             job(policies={"placement": {"requirements": {"regions": ["A"]}}}),
             "policies.placement: is not supported yet",
@@ -86,6 +85,7 @@ def test_not_yet(document: dict[str, Any], sentence: str) -> None:
                 "maximumRetries": 1,
                 "maximumTaskRetries": 1,
                 "maximumTimeInQueue": -1,
+                "leaveInQueue": True,
                 "priority": 1,
                 "ignoreTaskFailures": True,
                 "reportJobSuccessOnTaskFailure": True,
