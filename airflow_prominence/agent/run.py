@@ -39,10 +39,7 @@ def run(state: str, lease: str) -> int:
     if not outcome.stale:
         reports.add(*jobrun.end_report(job, outcome, paths.spool))
     _tidy(paths)
-    if outcome.stale:
-        sweep.close(paths, {"stale": True})
-    else:
-        _closed(paths, supervisor.wait_delivered())
+    _close(paths, report.STALE if outcome.stale else supervisor.wait_delivered())
     job.give_up_images()
     for name in node.trim_cache():
         print(f"image {name} was removed from the cache")
@@ -60,9 +57,8 @@ def _own_uid(paths: LeasePaths) -> int | None:
     return user.uid if user is not None and user.own else None
 
 
-def _closed(paths: LeasePaths, code: int) -> int:
+def _close(paths: LeasePaths, code: int) -> None:
     sweep.close(paths, {"delivered": code == report.DELIVERED, "stale": code == report.STALE})
-    return OK
 
 
 def recover(state: str, lease: str) -> int:
@@ -87,7 +83,8 @@ def recover(state: str, lease: str) -> int:
         # written by another version of ours: its end cannot be told, but its place must not stay taken
         return _lost(paths, f"the record of the job cannot be read: {error}")
     delivery = report.Delivery(wanted, paths.spool, lambda _message: None)
-    return _closed(paths, delivery.run())
+    _close(paths, delivery.run())
+    return OK
 
 
 def _lost(paths: LeasePaths, reason: str) -> int:

@@ -44,6 +44,21 @@ class Capacity:
     runtimes: frozenset[str]
     busy: Sequence[Busy] = field(default_factory=tuple)
 
+    @property
+    def free_cpus(self) -> int:
+        """Cores not leased; negative if the node came back smaller than what it had leased."""
+        return self.cpus - sum(busy.cpus for busy in self.busy)
+
+    @property
+    def free_memory_mb(self) -> int:
+        """Memory not leased, likewise."""
+        return self.memory_mb - sum(busy.memory_mb for busy in self.busy)
+
+    @property
+    def free_disk_mb(self) -> int:
+        """Disk not leased, likewise."""
+        return self.disk_mb - sum(busy.disk_mb for busy in self.busy)
+
 
 @dataclass(frozen=True)
 class Grant:

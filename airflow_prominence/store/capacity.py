@@ -88,9 +88,8 @@ def by_site(session: Session) -> list[SiteRoom]:
             name=site,
             cpus=sum(node.cpus for node in mine),
             memory_mb=sum(node.memory_mb for node in mine),
-            # a node may have come back smaller than what it has leased
-            free_cpus=sum(max(0, node.cpus - sum(busy.cpus for busy in node.busy)) for node in mine),
-            free_memory_mb=sum(max(0, node.memory_mb - sum(busy.memory_mb for busy in node.busy)) for node in mine),
+            free_cpus=sum(max(0, node.free_cpus) for node in mine),
+            free_memory_mb=sum(max(0, node.free_memory_mb) for node in mine),
         )
         for site, mine in nodes.items()
     ]
@@ -125,11 +124,7 @@ def place_waiting(session: Session) -> list[int]:
 
 
 def _has_room(node: Capacity) -> bool:
-    return (
-        sum(busy.cpus for busy in node.busy) < node.cpus
-        and sum(busy.memory_mb for busy in node.busy) < node.memory_mb
-        and sum(busy.disk_mb for busy in node.busy) < node.disk_mb
-    )
+    return node.free_cpus > 0 and node.free_memory_mb > 0 and node.free_disk_mb > 0
 
 
 def _cpus_in_use(session: Session) -> dict[str, int]:
