@@ -35,7 +35,9 @@ def test_the_client_removes_a_job_from_the_queue(stack: Stack) -> None:
     made = stack.run_cli("create", "--leave-in-queue", "--name", "kept", image, "true", cwd=stack.places.home)
     job = re.findall(r"id (\d+)", made.stdout)[0]
     stack.wait(int(job))
-    assert f"{job} " in listed() and "completed" in listed()
+    shown = listed()
+    assert f"{job} " in shown
+    assert "completed" in shown
     done = stack.run_cli("remove", job, cwd=stack.places.home)
     assert (done.code, done.stdout.strip()) == (0, "Job removed from queue")
     assert f"{job} " not in listed()
