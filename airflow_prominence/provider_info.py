@@ -73,6 +73,26 @@ def _config() -> dict[str, Any]:
                 "oidc_required_group": _option(
                     "Group that a user must be in to be accepted. Empty means every user of the issuer.", "string", ""
                 ),
+                "oidc_login_parameters": _option(
+                    "What ``prominence login`` asks of the issuer beside or instead of what the client asks, written "
+                    "as in a URL's query: the scopes that bring the groups claim, the resource or audience that the "
+                    "access token is for.",
+                    "string",
+                    "",
+                    example="scope=openid email groups&resource=https://batch.example.org",
+                ),
+                "oidc_client_id": _option(
+                    "Client of the issuer in whose name users log in, where not everybody may register one there. "
+                    "Empty means that ``prominence register`` registers a client of the user's own.",
+                    "string",
+                    "",
+                ),
+                "oidc_client_secret": _option(
+                    "Secret of ``oidc_client_id``; users never see it. Empty means that it is a public client.",
+                    "string",
+                    "",
+                    sensitive=True,
+                ),
                 "user_token_days": _option(
                     "Days that a user's token is good for, unless ``airflow prominence token --days`` says otherwise.",
                     "integer",

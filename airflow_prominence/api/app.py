@@ -13,7 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from airflow_prominence.api import errors, housekeeper
 from airflow_prominence.api.auth import BearerAuth, caller_of, service_of
 from airflow_prominence.api.hub import hub
-from airflow_prominence.api.routes import driver, jobs, kv, later, nodes, public, resources
+from airflow_prominence.api.routes import driver, jobs, kv, later, login, nodes, public, resources
 
 API_VERSION = "1"
 
@@ -21,8 +21,8 @@ API_VERSION = "1"
 def public_app() -> FastAPI:
     """Return the app of users, the client and jobs."""
     app = _bare("PROMINENCE")
-    app.add_middleware(BearerAuth, public=public.PUBLIC, resolve=caller_of)
-    for router in (jobs.router, kv.router, public.router, resources.router, later.router):
+    app.add_middleware(BearerAuth, public=public.PUBLIC, public_posts=login.PUBLIC_POSTS, resolve=caller_of)
+    for router in (jobs.router, kv.router, login.router, public.router, resources.router, later.router):
         app.include_router(router)
     errors.install(app)
     return app
@@ -31,7 +31,7 @@ def public_app() -> FastAPI:
 def internal_app() -> FastAPI:
     """Return the app of triggers, nodes and runners; its lifespan carries the hub and the housekeeper."""
     app = _bare("PROMINENCE, internal", lifespan)
-    app.add_middleware(BearerAuth, public=(), resolve=service_of)
+    app.add_middleware(BearerAuth, public=(), public_posts=(), resolve=service_of)
     for router in (driver.router, nodes.router):
         app.include_router(router)
     errors.install(app)

@@ -138,9 +138,11 @@ def _checked(bearer: str, audience: str) -> dict[str, Any]:
 class BearerAuth:
     """ASGI middleware: no request reaches a route without a valid bearer, but for the paths public by name."""
 
-    def __init__(self, app: ASGIApp, public: Collection[str], resolve: Callable[[str], Any]) -> None:
+    def __init__(
+        self, app: ASGIApp, public: Collection[str], public_posts: Collection[str], resolve: Callable[[str], Any]
+    ) -> None:
         self.app = app
-        self.public = frozenset(public)
+        self.public = {"GET": frozenset(public), "HEAD": frozenset(public), "POST": frozenset(public_posts)}
         self.resolve = resolve
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -151,7 +153,7 @@ class BearerAuth:
         if scope["type"] != "http":
             await error_response(401, REFUSED)(scope, receive, send)
             return
-        if scope["method"] in ("GET", "HEAD") and get_route_path(scope) in self.public:
+        if get_route_path(scope) in self.public.get(scope["method"], ()):
             await self.app(scope, receive, send)
             return
         try:

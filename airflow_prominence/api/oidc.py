@@ -59,7 +59,7 @@ def check(bearer: str) -> OidcUser:
     if oidc is None:
         raise OidcRefused("no issuer is configured")
     try:
-        key = _keys(oidc.issuer).get_signing_key_from_jwt(bearer)
+        key = _keys(str(discover(oidc.issuer)["jwks_uri"])).get_signing_key_from_jwt(bearer)
         claims: dict[str, Any] = jwt.decode(
             bearer,
             key.key,
@@ -99,21 +99,29 @@ def _user(claims: dict[str, Any], oidc: OidcSettings) -> OidcUser:
 _lock = threading.Lock()
 
 
-def _keys(issuer: str) -> jwt.PyJWKClient:
-    # One at a time asks for the issuer's document, so that a burst of first requests is one fetch.
+def discover(issuer: str) -> dict[str, Any]:
+    """Return what the issuer says of itself (OpenID Connect Discovery); blocking, asked once.
+
+    Raises :class:`IssuerUnreachable`, or :class:`OidcRefused` if it calls itself otherwise.
+    """
+    # One at a time asks, so that a burst of first requests is one fetch.
     with _lock:
         return _discovered(issuer)
 
 
 @functools.lru_cache(maxsize=4)
-def _discovered(issuer: str) -> jwt.PyJWKClient:
+def _discovered(issuer: str) -> dict[str, Any]:
     url = issuer.rstrip("/") + "/.well-known/openid-configuration"
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:  # noqa: S310 - an admin's own setting
-            document = json.load(answer)
-        keys_url = document["jwks_uri"]
-        if document["issuer"] != issuer:
+            document: dict[str, Any] = json.load(answer)
+        if not document["jwks_uri"] or document["issuer"] != issuer:
             raise OidcRefused(f"the issuer calls itself {document['issuer']!r}")
     except (urllib.error.URLError, OSError, ValueError, KeyError, TypeError) as error:
         raise IssuerUnreachable(f"{url}: {error}") from None
-    return jwt.PyJWKClient(str(keys_url), lifespan=_KEYS_S, timeout=_TIMEOUT_S)
+    return document
+
+
+@functools.lru_cache(maxsize=4)
+def _keys(keys_url: str) -> jwt.PyJWKClient:
+    return jwt.PyJWKClient(keys_url, lifespan=_KEYS_S, timeout=_TIMEOUT_S)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from urllib.parse import parse_qsl
 
 from airflow.configuration import conf
 
@@ -22,6 +23,9 @@ class OidcSettings:
     username_claim: str
     groups_claim: str
     required_group: str
+    login_parameters: tuple[tuple[str, str], ...]
+    client_id: str
+    client_secret: str
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,18 @@ def _oidc() -> OidcSettings | None:
         username_claim=_text("oidc_username_claim", ""),
         groups_claim=_text("oidc_groups_claim", "groups"),
         required_group=_text("oidc_required_group", ""),
+        login_parameters=_parameters("oidc_login_parameters"),
+        client_id=_text("oidc_client_id", ""),
+        client_secret=_text("oidc_client_secret", ""),
     )
+
+
+def _parameters(option: str) -> tuple[tuple[str, str], ...]:
+    text = _text(option, "")
+    try:
+        return tuple(parse_qsl(text, keep_blank_values=True, strict_parsing=True)) if text else ()
+    except ValueError:
+        raise ValueError(f"[prominence] {option}: expected name=value&name=value, as in a URL's query") from None
 
 
 def secret() -> str:
