@@ -13,7 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from airflow_prominence.api import errors, housekeeper
 from airflow_prominence.api.auth import BearerAuth, caller_of, service_of
 from airflow_prominence.api.hub import hub
-from airflow_prominence.api.routes import driver, jobs, kv, later, login, nodes, public, resources
+from airflow_prominence.api.routes import accounting, driver, jobs, kv, later, login, nodes, public, resources
 
 API_VERSION = "1"
 
@@ -22,8 +22,16 @@ def public_app() -> FastAPI:
     """Return the app of users, the client and jobs."""
     app = _bare("PROMINENCE")
     app.add_middleware(BearerAuth, public=public.PUBLIC, public_posts=login.PUBLIC_POSTS, resolve=caller_of)
-    for router in (jobs.router, kv.router, login.router, public.router, resources.router, later.router):
-        app.include_router(router)
+    for module in (
+        jobs,
+        kv,
+        accounting,
+        login,
+        public,
+        resources,
+        later,
+    ):
+        app.include_router(module.router)
     errors.install(app)
     return app
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 
-from tests.integration.stacks import Stack
+from tests.integration.stacks import Stack, until
 
 
 def test_the_client_clones_a_job(stack: Stack) -> None:
@@ -43,3 +44,22 @@ def test_the_client_removes_a_job_from_the_queue(stack: Stack) -> None:
     assert f"{job} " not in listed()
     refused = stack.run_cli("remove", job, cwd=stack.places.home)
     assert (refused.code, refused.stdout.strip()) == (1, "Error: Job is no longer in the queue")
+
+
+def test_the_client_tells_usage(stack: Stack) -> None:
+    day = dt.datetime.now(dt.timezone.utc).date().isoformat()
+    job = stack.submit(
+        {
+            "resources": {"cpus": 1, "memory": 1, "disk": 1},
+            "tasks": [{"image": stack.image, "runtime": "singularity", "cmd": "true"}],
+        },
+        stack.other_token,
+    )
+    until(lambda: stack.describe(job, stack.other_token)["status"] == "completed", 60)
+    done = stack.run_cli("usage", day, day, token=stack.other_token, cwd=stack.places.home)
+    assert (done.code, done.stderr) == (0, "")
+    assert re.search(r"^demo2\n +Number of jobs +[1-9]\d*\n +CPU time \(CPU hours\) +\d+\n", done.stdout), done.stdout
+    grouped = stack.run_cli("usage", "--group", "--all", day, day, cwd=stack.places.home)
+    assert (grouped.code, grouped.stderr) == (0, "")
+    refused = stack.run_cli("usage", "yesterday", day, cwd=stack.places.home)
+    assert (refused.code, refused.stdout) == (1, "Error: start: must be a date in the form YYYY-MM-DD\n")

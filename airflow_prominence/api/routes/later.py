@@ -14,7 +14,6 @@ NOT_YET: Final = {
     "/workflows/{rest:path}": "running a workflow",
     "/data": "the data store",
     "/data/{rest:path}": "the data store",
-    "/accounting": "accounting",
     "/jobs/{job_id}/exec": "running a command in a job",
     "/jobs/{job_id}/snapshot": "a snapshot of a job",
 }
