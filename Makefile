@@ -5,7 +5,7 @@ HOME_DIR ?= .demo
 STACK = .venv/bin/python -m airflow_prominence.standalone
 ARGS ?=
 
-.PHONY: help demo up stop status venv dev-venv test test-unit test-survival test-deploy test-sites lint types arrows bench constraints clean
+.PHONY: help demo up stop status venv dev-venv test test-unit test-survival test-deploy test-sites test-login lint types arrows bench constraints clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -48,6 +48,9 @@ test-deploy: dev-venv ## docker-compose.yaml and the docker runtime on a real Do
 
 test-sites: dev-venv ## apptainer, in a Debian root made on the spot, against the table of all runtimes
 	@deploy/test.sh sites
+
+test-login: dev-venv ## prominence login and a notebook, at a real OpenID Connect issuer with a real browser
+	@deploy/test.sh login
 
 bench: dev-venv ## measure, and print the table of benchmarks/README.md
 	@.venv/bin/python -m benchmarks $(ARGS)

@@ -1,5 +1,5 @@
 #!/bin/bash
-# The test suites: deploy/test.sh all | unit | survival | deploy | sites. .venv is there already (make dev-venv).
+# The test suites: deploy/test.sh all | unit | survival | deploy | sites | login. .venv is there already (make dev-venv).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 what=$1
@@ -8,6 +8,7 @@ what=$1
 runtimes="podman:podman runc:runc newuidmap:uidmap busybox:busybox-static curl:curl"
 deployment="dockerd:docker.io docker-compose:docker-compose debootstrap:debootstrap iptables:iptables"
 sites="mmdebstrap:mmdebstrap busybox:busybox-static"
+login="node:nodejs npm:npm chromium:chromium"
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 install_needed() { # command:package ...
@@ -68,8 +69,13 @@ sites)
     install_needed $sites
     PYTEST_ARGS="-m sites ${PYTEST_ARGS:-}" step "tests as on a site's machine" suites runtimes
     ;;
+login)
+    # shellcheck disable=SC2086 - words
+    install_needed $login
+    step "tests of logging in" suites login
+    ;;
 *)
-    echo "deploy/test.sh all | unit | survival | deploy | sites" >&2
+    echo "deploy/test.sh all | unit | survival | deploy | sites | login" >&2
     exit 2
     ;;
 esac
