@@ -13,7 +13,7 @@ import pytest
 from airflow_prominence.agent.build import build_pyz
 from airflow_prominence.agent.images.demo import DEMO_NAME, build_demo_image
 
-from .apiserver import Api
+from .apiserver import L1, L2, L3, Api
 from .conftest import Agent, alive, eventually
 from .test_jobs import sh
 
@@ -44,7 +44,7 @@ def task(script: str, runtime: str = "singularity") -> dict[str, object]:
 @pytest.mark.parametrize("runtime", ["singularity", "udocker"])
 def test_a_job_in_a_container(api: Api, node: Agent, runtime: str) -> None:
     show = "pwd; echo $HOME $PROMINENCE_CONTAINER_RUNTIME; id -u; echo x > /home/user/f; echo y > /tmp/f"
-    lease = api.assign("l1", [task(show, runtime), task("cat /home/user/f /tmp/f; echo err >&2; exit 4", runtime)])
+    lease = api.assign(L1, [task(show, runtime), task("cat /home/user/f /tmp/f; echo err >&2; exit 4", runtime)])
     api.wait(lambda: lease.end, 60)
     pwd, home, uid, x, y = bytes(lease.streams["stdout"]).decode().splitlines()
     assert (pwd, home, x, y) == ("/home/user", f"/home/user {runtime}", "x", "y")
@@ -54,16 +54,16 @@ def test_a_job_in_a_container(api: Api, node: Agent, runtime: str) -> None:
     assert (first["imagePullStatus"], second["imagePullStatus"]) == ("completed", "cached")
     assert (first["exitCode"], second["exitCode"]) == (0, 4)
     assert lease.end["tail"].endswith("err\n")
-    node.forget("l1")
+    node.forget(L1)
 
 
 @pytest.mark.parametrize("victims", [["runner"], ["guard"], ["runner", "guard"], ["runner", "guard", "serve"]])
 def test_kills(api: Api, node: Agent, victims: list[str]) -> None:
-    lease = api.assign("l1", [task("trap '' TERM; (setsid sh -c \"trap '' TERM; sleep 311\" &); echo up; sleep 312")])
+    lease = api.assign(L1, [task("trap '' TERM; (setsid sh -c \"trap '' TERM; sleep 311\" &); echo up; sleep 312")])
     api.wait(lambda: lease.streams["stdout"], 60)
     inside = _inside(node)
     assert inside
-    pids = {who: node.pid("l1", who) for who in ("runner", "guard")}
+    pids = {who: node.pid(L1, who) for who in ("runner", "guard")}
     for victim in victims:
         if victim == "serve":
             node.kill()
@@ -75,7 +75,7 @@ def test_kills(api: Api, node: Agent, victims: list[str]) -> None:
     eventually(lambda: not any(alive(pid) for pid in inside))
     if lease.end is not None:
         assert (lease.end["status"], lease.end["reason"]) == ("failed", "Job was evicted")
-    node.forget("l1")
+    node.forget(L1)
 
 
 def _inside(node: Agent) -> list[int]:
@@ -85,15 +85,15 @@ def _inside(node: Agent) -> list[int]:
             words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"PROMINENCE_LEASE=l1" in words:
+        if f"PROMINENCE_LEASE={L1}".encode() in words:
             marked.append(pid)
     return marked
 
 
 def test_walltime_and_stop(api: Api, node: Agent) -> None:
     hide = "trap '' TERM; (setsid sh -c \"trap '' TERM; sleep 313\" &); echo up; sleep 314"
-    one = api.assign("l1", [task(hide)], resources={"walltime_s": 1})
-    two = api.assign("l2", [task(hide)])
+    one = api.assign(L1, [task(hide)], resources={"walltime_s": 1})
+    two = api.assign(L2, [task(hide)])
     api.wait(lambda: two.streams["stdout"], 60)
     with api.lock:
         two.stop = {"why": "Job deleted by user", "grace_s": 1}
@@ -103,12 +103,12 @@ def test_walltime_and_stop(api: Api, node: Agent) -> None:
     assert two.end is not None
     assert one.end["reason"] == "Walltime limit exceeded"
     assert two.end["reason"] == "Job deleted by user"
-    node.forget("l1", "l2")
+    node.forget(L1, L2)
 
 
 def test_a_task_may_tidy_up_before_it_is_killed(api: Api, node: Agent) -> None:
     script = "trap 'echo tidied; exit 0' TERM; echo up; while :; do sleep 0.1; done"
-    lease = api.assign("l1", [task(script)])
+    lease = api.assign(L1, [task(script)])
     api.wait(lambda: lease.streams["stdout"], 60)
     with api.lock:
         lease.stop = {"why": "Job deleted by user", "grace_s": 3}
@@ -118,10 +118,10 @@ def test_a_task_may_tidy_up_before_it_is_killed(api: Api, node: Agent) -> None:
 
 
 def test_limits(api: Api, node: Agent) -> None:
-    memory = api.assign("l1", [task("dd if=/dev/zero of=/dev/null bs=200M count=50")], resources={"memory_mb": 64})
-    disk = api.assign("l2", [task("dd if=/dev/zero of=f bs=1M count=20; sleep 300")], resources={"disk_mb": 10})
+    memory = api.assign(L1, [task("dd if=/dev/zero of=/dev/null bs=200M count=50")], resources={"memory_mb": 64})
+    disk = api.assign(L2, [task("dd if=/dev/zero of=f bs=1M count=20; sleep 300")], resources={"disk_mb": 10})
     root = api.assign(
-        "l3", [task("dd if=/dev/zero of=/f bs=1M count=20; sleep 300", "udocker")], resources={"disk_mb": 10}
+        L3, [task("dd if=/dev/zero of=/f bs=1M count=20; sleep 300", "udocker")], resources={"disk_mb": 10}
     )
     api.wait(lambda: memory.end and disk.end and root.end, 60)
     assert [one.end["reason"] for one in (memory, disk, root) if one.end] == [
@@ -129,11 +129,11 @@ def test_limits(api: Api, node: Agent) -> None:
         "Job used too much disk",
         "Job used too much disk",
     ]
-    node.forget("l1", "l2", "l3")
+    node.forget(L1, L2, L3)
 
 
 def test_an_image_that_is_nowhere(api: Api, node: Agent) -> None:
-    lease = api.assign("l1", [sh("true", image="http://127.0.0.1:9/none.tar")])
+    lease = api.assign(L1, [sh("true", image="http://127.0.0.1:9/none.tar")])
     api.wait(lambda: lease.end, 60)
     assert lease.end is not None
     assert (lease.end["status"], lease.end["reason"]) == ("failed", "Container image pull failed")
@@ -157,15 +157,15 @@ def test_as_an_ordinary_user_from_one_file(api: Api, folder: Path, images: Path)
     os.environ["PYTHONPATH"] = _bubblewrap(folder)
     try:
         node.start()
-        lease = api.assign("l1", [task("id -u; (setsid sh -c \"trap '' TERM; sleep 315\" &); echo up; sleep 316")])
+        lease = api.assign(L1, [task("id -u; (setsid sh -c \"trap '' TERM; sleep 315\" &); echo up; sleep 316")])
         api.wait(lambda: lease.streams["stdout"].endswith(b"up\n"), 60)
         assert lease.streams["stdout"].startswith(b"65001\n")
         inside = _inside(node)
         for who in ("runner", "guard"):
-            os.kill(node.pid("l1", who), signal.SIGKILL)
+            os.kill(node.pid(L1, who), signal.SIGKILL)
         api.wait(lambda: lease.lost, 30)
         assert not any(alive(pid) for pid in inside)
-        node.forget("l1")
+        node.forget(L1)
     finally:
         del os.environ["PYTHONPATH"]
         left = node.close()

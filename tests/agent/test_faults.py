@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from .apiserver import Api
+from .apiserver import L1, Api, lease_name
 from .conftest import Agent, alive, eventually
 from .test_jobs import sh
 
@@ -34,81 +34,81 @@ def count(path: object) -> int:
 
 
 def test_killed_service_leaves_the_job_running(api: Api, agent: Agent, starts: object) -> None:
-    lease = api.assign("l1", [counted(starts, "echo one; sleep 2; echo two")])
+    lease = api.assign(L1, [counted(starts, "echo one; sleep 2; echo two")])
     api.wait(lambda: lease.streams["stdout"])
-    runner = agent.pid("l1", "runner")
+    runner = agent.pid(L1, "runner")
     agent.kill()
     assert alive(runner)
     agent.start()
     api.wait(lambda: len(api.registrations) == 2)
-    assert api.registrations[1]["running"] == [{"lease": "l1"}]
+    assert api.registrations[1]["running"] == [{"lease": L1}]
     api.wait(lambda: lease.end)
     assert bytes(lease.streams["stdout"]) == b"one\ntwo\n"
     assert count(starts) == 1
-    agent.forget("l1")
+    agent.forget(L1)
 
 
 def test_sigterm_of_the_service_leaves_the_job_running(api: Api, agent: Agent) -> None:
-    lease = api.assign("l1", [sh("echo one; sleep 1; echo two")])
+    lease = api.assign(L1, [sh("echo one; sleep 1; echo two")])
     api.wait(lambda: lease.streams["stdout"])
     assert agent.kill(signal.SIGTERM) == 0
     api.wait(lambda: lease.end)
     assert bytes(lease.streams["stdout"]) == b"one\ntwo\n"
     agent.start()
-    agent.forget("l1")
+    agent.forget(L1)
 
 
 def test_killed_runner(api: Api, agent: Agent, starts: object) -> None:
-    lease = api.assign("l1", [counted(starts, "echo one; sleep 300")])
+    lease = api.assign(L1, [counted(starts, "echo one; sleep 300")])
     api.wait(lambda: lease.streams["stdout"])
-    guard = agent.pid("l1", "guard")
-    os.kill(agent.pid("l1", "runner"), signal.SIGKILL)
+    guard = agent.pid(L1, "guard")
+    os.kill(agent.pid(L1, "runner"), signal.SIGKILL)
     eventually(lambda: not alive(guard), 3, "the guard is gone")
     api.wait(lambda: lease.lost)
     assert lease.end is None
     assert len(agent.processes()) == 1
     assert count(starts) == 1
-    agent.forget("l1")
+    agent.forget(L1)
 
 
 def test_killed_guard(api: Api, agent: Agent, starts: object) -> None:
-    lease = api.assign("l1", [counted(starts, "echo one; sleep 300")])
+    lease = api.assign(L1, [counted(starts, "echo one; sleep 300")])
     api.wait(lambda: lease.streams["stdout"])
-    os.kill(agent.pid("l1", "guard"), signal.SIGKILL)
+    os.kill(agent.pid(L1, "guard"), signal.SIGKILL)
     api.wait(lambda: lease.end)
     assert lease.end is not None
     assert (lease.end["status"], lease.end["reason"]) == ("failed", "Job was evicted")
-    agent.forget("l1")
+    agent.forget(L1)
     assert len(agent.processes()) == 1
     assert count(starts) == 1
 
 
 def test_killed_runner_and_guard(api: Api, agent: Agent, starts: object) -> None:
-    lease = api.assign("l1", [counted(starts, "echo one; sleep 300")])
+    lease = api.assign(L1, [counted(starts, "echo one; sleep 300")])
     api.wait(lambda: lease.streams["stdout"])
     for who in ("runner", "guard"):
-        os.kill(agent.pid("l1", who), signal.SIGKILL)
+        os.kill(agent.pid(L1, who), signal.SIGKILL)
     api.wait(lambda: lease.lost)
     assert len(agent.processes()) == 1
-    agent.forget("l1")
+    agent.forget(L1)
 
 
 def test_killed_runner_guard_and_service(api: Api, agent: Agent, starts: object) -> None:
-    lease = api.assign("l1", [counted(starts, "echo one; sleep 300")])
+    lease = api.assign(L1, [counted(starts, "echo one; sleep 300")])
     api.wait(lambda: lease.streams["stdout"])
     agent.kill()
     for who in ("guard", "runner"):
-        os.kill(agent.pid("l1", who), signal.SIGKILL)
+        os.kill(agent.pid(L1, who), signal.SIGKILL)
     agent.start()
     api.wait(lambda: lease.lost)
     assert len(agent.processes()) == 1
     assert count(starts) == 1
-    agent.forget("l1")
+    agent.forget(L1)
 
 
 def test_stopped_as_soon_as_started(api: Api, agent: Agent) -> None:
     api.wait(lambda: api.registrations)
-    leases = [api.assign(f"l{number}", [sh("sleep 300")]) for number in range(5)]
+    leases = [api.assign(lease_name(number), [sh("sleep 300")]) for number in range(5)]
     for lease in leases:
         with api.lock:
             lease.stop = {"why": "Job deleted by user", "grace_s": 0}
@@ -119,9 +119,9 @@ def test_stopped_as_soon_as_started(api: Api, agent: Agent) -> None:
 
 
 def test_killed_reporter_is_replaced(api: Api, agent: Agent) -> None:
-    lease = api.assign("l1", [sh("echo one; sleep 1; echo two")])
+    lease = api.assign(L1, [sh("echo one; sleep 1; echo two")])
     api.wait(lambda: lease.streams["stdout"])
-    runner = agent.pid("l1", "runner")
+    runner = agent.pid(L1, "runner")
     reporters = [
         int(name)
         for name in os.listdir("/proc")
@@ -147,12 +147,12 @@ def _command(pid: str) -> str:
 
 
 def test_end_of_a_dead_runner_is_delivered(api: Api, agent: Agent) -> None:
-    lease = api.assign("l1", [sh("echo one; sleep 1; echo two")])
+    lease = api.assign(L1, [sh("echo one; sleep 1; echo two")])
     api.wait(lambda: lease.streams["stdout"])
     api.set(down=True)
-    ended = agent.record("l1") / "spool" / "swept"
+    ended = agent.record(L1) / "spool" / "swept"
     eventually(ended.exists)
-    os.kill(agent.pid("l1", "runner"), signal.SIGKILL)
+    os.kill(agent.pid(L1, "runner"), signal.SIGKILL)
     time.sleep(0.5)
     api.set(down=False)
     api.wait(lambda: lease.end, 30)
@@ -161,10 +161,10 @@ def test_end_of_a_dead_runner_is_delivered(api: Api, agent: Agent) -> None:
 
 
 def test_api_down_for_the_whole_run(api: Api, agent: Agent, starts: object) -> None:
-    lease = api.assign("l1", [counted(starts, "echo one; sleep 1; echo two")])
+    lease = api.assign(L1, [counted(starts, "echo one; sleep 1; echo two")])
     api.wait(lambda: lease.listed)
     api.set(down=True)
-    eventually((agent.record("l1") / "spool" / "swept").exists)
+    eventually((agent.record(L1) / "spool" / "swept").exists)
     api.set(down=False)
     api.wait(lambda: lease.end, 30)
     assert lease.kinds() == ["stage_in", "pulled", "running", "task", "end"]
@@ -174,14 +174,14 @@ def test_api_down_for_the_whole_run(api: Api, agent: Agent, starts: object) -> N
 
 def test_answers_get_lost(api: Api, agent: Agent) -> None:
     api.set(drop_after_body=6)
-    lease = api.assign("l1", [sh("echo one; sleep 0.3; echo two; sleep 0.3; echo three")])
+    lease = api.assign(L1, [sh("echo one; sleep 0.3; echo two; sleep 0.3; echo three")])
     api.wait(lambda: lease.end, 30)
     assert bytes(lease.streams["stdout"]) == b"one\ntwo\nthree\n"
     assert lease.kinds() == ["stage_in", "pulled", "running", "task", "end"]
 
 
 def test_a_database_that_forgot_its_last_moments_is_told_again(api: Api, agent: Agent) -> None:
-    lease = api.assign("l1", [sh("echo one; sleep 2; echo two")])
+    lease = api.assign(L1, [sh("echo one; sleep 2; echo two")])
     api.wait(lambda: lease.streams["stdout"] and "running" in lease.kinds())
     with api.lock:
         lease.roll_back(1)
@@ -189,12 +189,12 @@ def test_a_database_that_forgot_its_last_moments_is_told_again(api: Api, agent: 
     assert [report["seq"] for report in lease.reports] == list(range(1, len(lease.reports) + 1))
     assert lease.kinds().count("running") == 1
     assert bytes(lease.streams["stdout"]) == b"one\ntwo\n"
-    agent.forget("l1")
+    agent.forget(L1)
 
 
 def test_duplicate_assignments_start_once(api: Api, agent: Agent, starts: object) -> None:
     api.set(repeat_starts=True)
-    lease = api.assign("l1", [counted(starts, "echo one; sleep 0.5")])
+    lease = api.assign(L1, [counted(starts, "echo one; sleep 0.5")])
     api.wait(lambda: lease.end)
     api.wait(lambda: lease.starts_given == 3)
     assert count(starts) == 1
@@ -204,30 +204,30 @@ def test_conflict_makes_the_node_register_again(api: Api, agent: Agent) -> None:
     api.wait(lambda: api.registrations)
     with api.lock:
         api.conflicts = 2
-    lease = api.assign("l1", [sh("echo one")])
+    lease = api.assign(L1, [sh("echo one")])
     api.wait(lambda: lease.end)
     with api.lock:
-        api.leases["l1"].forget = True
+        api.leases[L1].forget = True
         api.lock.notify_all()
     api.wait(lambda: len(api.registrations) >= 2, 30)
 
 
 def test_stale_attempt_is_killed_and_dropped(api: Api, agent: Agent) -> None:
-    lease = api.assign("l1", [sh("while :; do echo x; sleep 0.1; done")])
+    lease = api.assign(L1, [sh("while :; do echo x; sleep 0.1; done")])
     api.wait(lambda: lease.streams["stdout"])
     with api.lock:
         lease.stale = True
-    eventually((agent.record("l1") / "ended").exists)
-    eventually(lambda: not (agent.record("l1") / "spool").exists())
-    assert not (agent.state / "jobs" / "l1").exists()
+    eventually((agent.record(L1) / "ended").exists)
+    eventually(lambda: not (agent.record(L1) / "spool").exists())
+    assert not (agent.state / "jobs" / L1).exists()
     assert lease.end is None
-    agent.forget("l1")
+    agent.forget(L1)
 
 
 def test_walltime_kills_what_hides(api: Api, agent: Agent) -> None:
     # ignores SIGTERM, forks twice into sessions of its own, and goes on writing
     hide = "trap '' TERM; (setsid sh -c \"trap '' TERM; env -i setsid sleep 301 & sleep 302\" &) ; echo up; sleep 303"
-    lease = api.assign("l1", [sh(hide), sh("echo never")], resources={"walltime_s": 1})
+    lease = api.assign(L1, [sh(hide), sh("echo never")], resources={"walltime_s": 1})
     api.wait(lambda: lease.end)
     assert lease.end is not None
     assert (lease.end["status"], lease.end["reason"]) == ("killed", "Walltime limit exceeded")
@@ -237,7 +237,7 @@ def test_walltime_kills_what_hides(api: Api, agent: Agent) -> None:
 
 def test_a_daemon_does_not_outlive_its_task(api: Api, agent: Agent) -> None:
     daemon = "(setsid sh -c \"trap '' TERM; exec sleep 304\" &) ; echo up"
-    lease = api.assign("l1", [sh(daemon), {"argv": ["sh", "-c", "ps ax"]}])
+    lease = api.assign(L1, [sh(daemon), {"argv": ["sh", "-c", "ps ax"]}])
     api.wait(lambda: lease.end)
     assert b"sleep 304" not in lease.streams["stdout"]
     assert not _sleepers("304")
@@ -257,7 +257,7 @@ def _sleepers(*seconds: str) -> list[str]:
 
 def test_memory_limit(api: Api, agent: Agent) -> None:
     eat = "x = []\nwhile True: x.append(b'x' * 1000000)"
-    lease = api.assign("l1", [{"argv": ["python3", "-c", eat]}], resources={"memory_mb": 64})
+    lease = api.assign(L1, [{"argv": ["python3", "-c", eat]}], resources={"memory_mb": 64})
     api.wait(lambda: lease.end)
     assert lease.end is not None
     assert (lease.end["status"], lease.end["reason"]) == ("killed", "Job used too much memory")
@@ -266,11 +266,11 @@ def test_memory_limit(api: Api, agent: Agent) -> None:
 
 def test_disk_limit(api: Api, agent: Agent) -> None:
     fill = 'dd if=/dev/zero of="$HOME_DIR/f" bs=1M count=20 2>/dev/null; mkdir -m 0 "$HOME_DIR/closed"; sleep 300'
-    lease = api.assign("l1", [sh(fill)], resources={"disk_mb": 10})
+    lease = api.assign(L1, [sh(fill)], resources={"disk_mb": 10})
     api.wait(lambda: lease.end)
     assert lease.end is not None
     assert (lease.end["status"], lease.end["reason"]) == ("killed", "Job used too much disk")
-    assert not (agent.state / "jobs" / "l1").exists()
+    assert not (agent.state / "jobs" / L1).exists()
 
 
 def test_two_services_never_share_a_state(api: Api, agent: Agent) -> None:
@@ -287,17 +287,17 @@ def test_two_services_never_share_a_state(api: Api, agent: Agent) -> None:
 def test_kills_at_random_moments(api: Api, agent: Agent, starts: object, seed: int) -> None:
     """Each job ends once or is lost once, and never starts twice, whoever is killed and when."""
     dice = random.Random(seed)
-    lease = api.assign("l1", [counted(starts, "echo one; sleep 1; echo two")])
+    lease = api.assign(L1, [counted(starts, "echo one; sleep 1; echo two")])
     time.sleep(dice.uniform(0, 1.2))
     victims = dice.sample(["runner", "guard", "serve"], dice.choice([1, 2, 3]))
     for victim in victims:
         if victim == "serve":
             agent.kill()
-        elif (agent.record("l1") / f"{victim}.pid").exists() and alive(agent.pid("l1", victim)):
-            os.kill(agent.pid("l1", victim), signal.SIGKILL)
+        elif (agent.record(L1) / f"{victim}.pid").exists() and alive(agent.pid(L1, victim)):
+            os.kill(agent.pid(L1, victim), signal.SIGKILL)
     if "serve" in victims:
         agent.start()
     api.wait(lambda: lease.end or lease.lost, 30)
     assert count(starts) <= 1
-    agent.forget("l1")
+    agent.forget(L1)
     assert len(agent.processes()) == 1

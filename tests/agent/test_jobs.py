@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from .apiserver import Api
+from .apiserver import L0, L1, L2, L3, Api, lease_name
 from .conftest import Agent, eventually
 
 
@@ -20,7 +20,7 @@ def sh(script: str, **more: object) -> dict[str, object]:
 
 
 def test_a_job_runs_to_its_end(api: Api, agent: Agent) -> None:
-    lease = api.assign("l1", [sh("echo out; echo err >&2")])
+    lease = api.assign(L1, [sh("echo out; echo err >&2")])
     api.wait(lambda: lease.end)
     assert bytes(lease.streams["stdout"]) == b"out\n"
     assert bytes(lease.streams["stderr"]) == b"err\n"
@@ -38,27 +38,27 @@ def test_a_job_runs_to_its_end(api: Api, agent: Agent) -> None:
     assert task["maxResidentSetSizeKB"] > 0
     pulled, used = {"imagePullStatus", "imagePullTime"}, {"exitCode", "wallTimeUsage", "cpuTimeUsage", "retries"}
     assert set(task) - {"imageSha256"} == pulled | used | {"maxResidentSetSizeKB"}
-    assert not (agent.state / "jobs" / "l1").exists()
-    record = agent.record("l1")
+    assert not (agent.state / "jobs" / L1).exists()
+    record = agent.record(L1)
     eventually((record / "ended").exists)
     eventually(lambda: not (record / "spool").exists())
-    assert "token-l1" not in (record / "assignment.json").read_text()
-    agent.forget("l1")
+    assert f"token-{L1}" not in (record / "assignment.json").read_text()
+    agent.forget(L1)
 
 
 def test_after_a_job_the_cache_is_trimmed(api: Api, agent: Agent) -> None:
     left = agent.state / "cache" / "tmp" / "of-a-killed-pull"
     left.mkdir(parents=True)
     os.utime(left, (0, 0))
-    lease = api.assign("l1", [sh("true")])
+    lease = api.assign(L1, [sh("true")])
     api.wait(lambda: lease.end)
     eventually(lambda: not left.exists())
-    agent.forget("l1")
+    agent.forget(L1)
 
 
 def test_exit_code_tail_and_retries(api: Api, agent: Agent) -> None:
     lease = api.assign(
-        "l1",
+        L1,
         [sh('echo x >> "$HOME_DIR/n"; echo "try $(wc -l < "$HOME_DIR/n")"; echo bad >&2; exit 3'), sh("echo never")],
         task_retries=2,
     )
@@ -73,7 +73,7 @@ def test_exit_code_tail_and_retries(api: Api, agent: Agent) -> None:
 
 
 def test_binary_last_words_do_not_keep_the_end_from_being_told(api: Api, agent: Agent) -> None:
-    lease = api.assign("l1", [sh(r"printf 'a\000b\377\n'; exit 3")])
+    lease = api.assign(L1, [sh(r"printf 'a\000b\377\n'; exit 3")])
     api.wait(lambda: lease.end)
     assert lease.end is not None
     assert bytes(lease.streams["stdout"]) == b"a\0b\xff\n"
@@ -82,7 +82,7 @@ def test_binary_last_words_do_not_keep_the_end_from_being_told(api: Api, agent: 
 
 def test_retry_succeeds(api: Api, agent: Agent) -> None:
     script = 'if [ -e "$TMP_DIR/was" ]; then exit 0; fi; touch "$TMP_DIR/was"; exit 1'
-    lease = api.assign("l1", [sh(script)], task_retries=3)
+    lease = api.assign(L1, [sh(script)], task_retries=3)
     api.wait(lambda: lease.end)
     assert lease.end is not None
     assert lease.end["node_success"] is True
@@ -90,7 +90,7 @@ def test_retry_succeeds(api: Api, agent: Agent) -> None:
 
 
 def test_ignore_task_failures(api: Api, agent: Agent) -> None:
-    lease = api.assign("l1", [sh("exit 7"), sh("echo second")], ignore_task_failures=True)
+    lease = api.assign(L1, [sh("exit 7"), sh("echo second")], ignore_task_failures=True)
     api.wait(lambda: lease.end)
     assert lease.end is not None
     assert bytes(lease.streams["stdout"]) == b"second\n"
@@ -100,14 +100,14 @@ def test_ignore_task_failures(api: Api, agent: Agent) -> None:
 
 def test_environment_and_shared_folders(api: Api, agent: Agent) -> None:
     show = {"argv": ["env"], "env": {"A": "{{ b }} $(c) `d` \u00e9", "PROMINENCE_JOB_ID": "999"}}
-    lease = api.assign("l1", [sh('echo kept > "$HOME_DIR/f"'), show, sh('cat "$HOME_DIR/f"', runtime="udocker")])
+    lease = api.assign(L1, [sh('echo kept > "$HOME_DIR/f"'), show, sh('cat "$HOME_DIR/f"', runtime="udocker")])
     api.wait(lambda: lease.end)
     lines = bytes(lease.streams["stdout"]).decode().splitlines()
     assert lines[-1] == "kept"
     env = dict(line.split("=", 1) for line in lines[:-1])
     assert env["A"] == "{{ b }} $(c) `d` \u00e9"
     assert env["PROMINENCE_JOB_ID"] == "12"
-    assert env["PROMINENCE_TOKEN"] == "job-token-l1"
+    assert env["PROMINENCE_TOKEN"] == f"job-token-{L1}"
     assert env["PROMINENCE_TASK_NUM"] == "1"
     assert env["PROMINENCE_CONTAINER_RUNTIME"] == "singularity"
     assert (env["HOME"], env["TMP"], env["TEMP"], env["TMPDIR"], env["USER"]) == (
@@ -120,7 +120,7 @@ def test_inputs(api: Api, agent: Agent) -> None:
         return {"filename": name, "content": base64.b64encode(content).decode(), "executable": executable}
 
     inputs = [item("a b.txt", b"\x00\xff"), item("run.sh", b"#!/bin/sh\necho ran\n", True), item("d/e", b"deep")]
-    lease = api.assign("l1", [sh('./run.sh; cat d/e; od -An -tx1 "a b.txt"; id -u; stat -c %u d/e')], inputs=inputs)
+    lease = api.assign(L1, [sh('./run.sh; cat d/e; od -An -tx1 "a b.txt"; id -u; stat -c %u d/e')], inputs=inputs)
     api.wait(lambda: lease.end)
     ran, deep, uid, owner = bytes(lease.streams["stdout"]).decode().splitlines()
     assert (ran, deep) == ("ran", "deep 00 ff")
@@ -132,7 +132,7 @@ def test_inputs(api: Api, agent: Agent) -> None:
 
 @pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", "", "a//b", "."])
 def test_inputs_stay_in_the_home(api: Api, agent: Agent, name: str) -> None:
-    lease = api.assign("l1", [sh("echo no")], inputs=[{"filename": name, "content": "", "executable": False}])
+    lease = api.assign(L1, [sh("echo no")], inputs=[{"filename": name, "content": "", "executable": False}])
     api.wait(lambda: lease.end)
     assert lease.end is not None
     assert lease.end["status"] == "failed"
@@ -140,7 +140,7 @@ def test_inputs_stay_in_the_home(api: Api, agent: Agent, name: str) -> None:
 
 
 def test_pull_failure(api: Api, agent: Agent) -> None:
-    lease = api.assign("l1", [sh("echo no", image="missing")])
+    lease = api.assign(L1, [sh("echo no", image="missing")])
     api.wait(lambda: lease.end)
     assert lease.end is not None
     assert (lease.end["status"], lease.end["reason"]) == ("failed", "Container image pull failed")
@@ -151,7 +151,7 @@ def test_pull_failure(api: Api, agent: Agent) -> None:
 
 
 def test_runtime_that_cannot_be_executed(api: Api, agent: Agent) -> None:
-    lease = api.assign("l1", [sh("echo no", image="broken-runtime")])
+    lease = api.assign(L1, [sh("echo no", image="broken-runtime")])
     api.wait(lambda: lease.end)
     assert lease.end is not None
     assert (lease.end["status"], lease.end["reason"]) == ("failed", "Unable to execute task(s)")
@@ -159,16 +159,16 @@ def test_runtime_that_cannot_be_executed(api: Api, agent: Agent) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user's jobs are its own")
 def test_no_process_of_a_job_is_root(api: Api, agent: Agent) -> None:
-    one = api.assign("l1", [sh("id -u; id -g; id -G; sleep 30 & sleep 30")])
-    two = api.assign("l2", [sh("id -u; sleep 30")])
+    one = api.assign(L1, [sh("id -u; id -g; id -G; sleep 30 & sleep 30")])
+    two = api.assign(L2, [sh("id -u; sleep 30")])
     api.wait(lambda: one.streams["stdout"].count(b"\n") == 3 and two.streams["stdout"])
-    mark = [pid for pid in agent.processes() if b"PROMINENCE_LEASE=l1" in _environ(pid)]
+    mark = [pid for pid in agent.processes() if f"PROMINENCE_LEASE={L1}".encode() in _environ(pid)]
     assert len(mark) >= 3
     assert all(os.stat(f"/proc/{pid}").st_uid != 0 for pid in mark)
     uid, gid, groups = bytes(one.streams["stdout"]).decode().splitlines()
     assert uid == gid == groups
     assert two.streams["stdout"].decode().strip() != uid
-    for name in ("l1", "l2"):
+    for name in (L1, L2):
         with api.lock:
             api.leases[name].stop = {"why": "Job deleted by user", "grace_s": 0}
             api.lock.notify_all()
@@ -188,14 +188,14 @@ def test_ten_megabytes_without_a_newline(api: Api, agent: Agent) -> None:
         "import sys,random; r=random.Random(1);"
         "sys.stdout.buffer.write(r.randbytes(10*1024*1024).replace(b'\\n',b'\\0'))"
     )
-    lease = api.assign("l1", [{"argv": ["python3", "-c", script]}])
+    lease = api.assign(L1, [{"argv": ["python3", "-c", script]}])
     api.wait(lambda: lease.end, 40)
     wanted = random.Random(1).randbytes(10 * 1024 * 1024).replace(b"\n", b"\0")
     assert hashlib.sha256(lease.streams["stdout"]).digest() == hashlib.sha256(wanted).digest()
 
 
 def test_output_is_live_and_dev_stdout_opens(api: Api, agent: Agent) -> None:
-    lease = api.assign("l1", [sh("date +%s.%N; sleep 1; echo two > /dev/stdout; echo three > /dev/stderr; echo four")])
+    lease = api.assign(L1, [sh("date +%s.%N; sleep 1; echo two > /dev/stdout; echo three > /dev/stderr; echo four")])
     api.wait(lambda: lease.streams["stdout"])
     late = lease.arrived["stdout"] - float(lease.streams["stdout"].split(b"\n")[0])
     assert late < 1.0
@@ -205,7 +205,7 @@ def test_output_is_live_and_dev_stdout_opens(api: Api, agent: Agent) -> None:
 
 
 def test_full_stops_the_stream_only(api: Api, agent: Agent) -> None:
-    lease = api.assign("l1", [sh("head -c 3000000 /dev/zero; echo err >&2; exit 0")])
+    lease = api.assign(L1, [sh("head -c 3000000 /dev/zero; echo err >&2; exit 0")])
     lease.limit = 100_000
     api.wait(lambda: lease.end)
     assert len(lease.streams["stdout"]) == 100_000
@@ -213,23 +213,25 @@ def test_full_stops_the_stream_only(api: Api, agent: Agent) -> None:
 
 
 def test_two_jobs_do_not_share(api: Api, agent: Agent) -> None:
-    leases = [api.assign(f"l{n}", [sh(f'echo {n} > "$HOME_DIR/f"; sleep 0.5; cat "$HOME_DIR/f"')]) for n in range(4)]
+    leases = [
+        api.assign(lease_name(n), [sh(f'echo {n} > "$HOME_DIR/f"; sleep 0.5; cat "$HOME_DIR/f"')]) for n in range(4)
+    ]
     api.wait(lambda: all(lease.end for lease in leases))
     assert [bytes(lease.streams["stdout"]) for lease in leases] == [b"0\n", b"1\n", b"2\n", b"3\n"]
-    agent.forget("l0", "l1", "l2", "l3")
+    agent.forget(L0, L1, L2, L3)
 
 
 def test_nothing_secret_is_on_a_command_line_or_readable(api: Api, agent: Agent) -> None:
-    lease = api.assign("l1", [sh("echo up; sleep 30")])
+    lease = api.assign(L1, [sh("echo up; sleep 30")])
     api.wait(lambda: lease.streams["stdout"])
     for pid in agent.processes():
         with open(f"/proc/{pid}/cmdline", "rb") as handle:
             line = handle.read()
-        assert b"token-l1" not in line
+        assert f"token-{L1}".encode() not in line
         assert b"node-token" not in line
-    assert agent.record("l1").parent.stat().st_mode & 0o077 == 0
-    assert (agent.record("l1") / "assignment.json").stat().st_mode & 0o077 == 0
-    assert (agent.state / "jobs" / "l1").stat().st_mode & 0o077 == 0
+    assert agent.record(L1).parent.stat().st_mode & 0o077 == 0
+    assert (agent.record(L1) / "assignment.json").stat().st_mode & 0o077 == 0
+    assert (agent.state / "jobs" / L1).stat().st_mode & 0o077 == 0
     with api.lock:
         lease.stop = {"why": "Job deleted by user", "grace_s": 0}
         api.lock.notify_all()
