@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -37,8 +36,11 @@ def _round(session: Session) -> housekeeping.Done | None:
     return housekeeping.round_of(session, settings().evict_after_s, settings().outage_grace_s)
 
 
-def maintain(session: Session) -> dict[str, Any]:
-    """Do what the maintenance DAG asks for each minute: a round, and what needs Airflow's own tables."""
+def maintain(session: Session) -> dict[str, int]:
+    """Do what the maintenance DAG asks for each minute: a round, and what needs Airflow's own tables.
+
+    Returns how many of each kind of thing were done, which is what the trigger that asks logs.
+    """
     done = _round(session) or housekeeping.Done()
     ended = runs.end_jobs_without_run(session)
     housekeeping.forget_old(session)
@@ -46,9 +48,9 @@ def maintain(session: Session) -> dict[str, Any]:
         session, dag_ids=[JOB_DAG_ID, MAINTENANCE_DAG_ID], bundles=["prominence", _compat.default_bundle()]
     )
     return {
-        "lost_nodes": list(done.lost_nodes),
-        "overdue_jobs": list(done.overdue_jobs),
-        "placed_jobs": list(done.placed_jobs),
-        "ended_jobs": ended,
+        "lost_nodes": len(done.lost_nodes),
+        "overdue_jobs": len(done.overdue_jobs),
+        "placed_jobs": len(done.placed_jobs),
+        "ended_jobs": len(ended),
         "callbacks_deleted": callbacks,
     }

@@ -84,8 +84,8 @@ async def outcome(dag_id: str, run_id: str) -> dict[str, Any]:
 
 
 @router.post("/maintenance", summary="One round of housekeeping")
-async def maintenance() -> dict[str, Any]:
-    """Do what the API's own housekeeper does, and what needs Airflow's tables."""
+async def maintenance() -> dict[str, int]:
+    """Do what the API's own housekeeper does, and what needs Airflow's tables; answer how much of each."""
     return await transact_async(housekeeper.maintain)
 
 
