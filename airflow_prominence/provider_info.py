@@ -56,6 +56,33 @@ def _config() -> dict[str, Any]:
                     "",
                     example="http://api-server:8080/prominence/internal/v1",
                 ),
+                "node_url": _option(
+                    "Address of the REST interface as nodes and jobs reach it, where that is another than users' one. "
+                    "Empty means ``public_url``.",
+                    "string",
+                    "",
+                    example="http://api-server:8080/api/v1",
+                ),
+                "object_storage": _option(
+                    "Where uploads and jobs' outputs are kept: the absolute path of a folder that all API servers "
+                    "share, or ``s3://CONNECTION@BUCKET/PREFIX`` with the id of an Airflow connection of type ``aws``. "
+                    "Empty means the folder ``objects`` in AIRFLOW_HOME.",
+                    "string",
+                    "",
+                    example="s3://science_store@prominence/batch",
+                ),
+                "object_endpoint": _option(
+                    "Address of the S3 service as users and nodes reach it, if that is another than the connection's.",
+                    "string",
+                    "",
+                    example="https://s3.example.org",
+                ),
+                "max_upload_mb": _option(
+                    "Largest object that can be put into the folder of ``object_storage``, in megabytes; S3 has a "
+                    "limit of its own.",
+                    "integer",
+                    "51200",
+                ),
                 "oidc_issuer": _option(
                     "Issuer of OpenID Connect access tokens that are accepted from users, exactly as in their ``iss``. "
                     "Empty means none.",

@@ -13,7 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from airflow_prominence.api import errors, housekeeper
 from airflow_prominence.api.auth import BearerAuth, caller_of, service_of
 from airflow_prominence.api.hub import hub
-from airflow_prominence.api.routes import accounting, driver, jobs, kv, later, login, nodes, public, resources
+from airflow_prominence.api.routes import accounting, driver, jobs, kv, later, login, nodes, objects, public, resources
 
 API_VERSION = "1"
 
@@ -21,12 +21,15 @@ API_VERSION = "1"
 def public_app() -> FastAPI:
     """Return the app of users, the client and jobs."""
     app = _bare("PROMINENCE")
-    app.add_middleware(BearerAuth, public=public.PUBLIC, public_posts=login.PUBLIC_POSTS, resolve=caller_of)
+    app.add_middleware(
+        BearerAuth, public=public.PUBLIC, public_posts=login.PUBLIC_POSTS, resolve=caller_of, signed=objects.SIGNED
+    )
     for module in (
         jobs,
         kv,
         accounting,
         login,
+        objects,
         public,
         resources,
         later,

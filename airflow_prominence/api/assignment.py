@@ -34,7 +34,7 @@ def assignment(session: Session, lease: Lease) -> dict[str, Any]:
         "token": _token(job, lease, {"lease": lease.id}),
         "job_token": _token(job, lease, {}),
         "report_url": f"{settings().internal_url}/leases/{lease.id}",
-        "public_url": settings().public_url,
+        "public_url": settings().node_url,
         "resources": {
             "cpus": lease.cpus,
             "memory_mb": lease.memory_mb,
@@ -74,7 +74,7 @@ def _environment(job: Job, lease: Lease) -> dict[str, str]:
         "PROMINENCE_MEMORY": f"{lease.memory_mb / 1024:g}",
         "PROMINENCE_NODES": str(job.nodes),
         "PROMINENCE_NODE_NUM": str(lease.node_num),
-        "PROMINENCE_URL": settings().public_url,
+        "PROMINENCE_URL": settings().node_url,
     }
 
 

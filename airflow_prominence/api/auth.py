@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 
 REFUSED = "Authentication failure"
 
+#: What a URL can be signed for, where the path says that it is.
+_SIGNED_METHODS = frozenset({"GET", "HEAD", "PUT"})
+
 
 @dataclass(frozen=True)
 class Caller:
@@ -136,12 +139,21 @@ def _checked(bearer: str, audience: str) -> dict[str, Any]:
 
 
 class BearerAuth:
-    """ASGI middleware: no request reaches a route without a valid bearer, but for the paths public by name."""
+    """ASGI middleware: no request reaches a route without a valid bearer, but for the paths public by name.
+
+    What is below ``signed`` brings its signature in the URL, which its routes look at.
+    """
 
     def __init__(
-        self, app: ASGIApp, public: Collection[str], public_posts: Collection[str], resolve: Callable[[str], Any]
+        self,
+        app: ASGIApp,
+        public: Collection[str],
+        public_posts: Collection[str],
+        resolve: Callable[[str], Any],
+        signed: str | None = None,
     ) -> None:
         self.app = app
+        self.signed = signed
         self.public = {"GET": frozenset(public), "HEAD": frozenset(public), "POST": frozenset(public_posts)}
         self.resolve = resolve
 
@@ -153,7 +165,7 @@ class BearerAuth:
         if scope["type"] != "http":
             await error_response(401, REFUSED)(scope, receive, send)
             return
-        if get_route_path(scope) in self.public.get(scope["method"], ()):
+        if self._needs_no_bearer(scope["method"], get_route_path(scope)):
             await self.app(scope, receive, send)
             return
         try:
@@ -166,6 +178,11 @@ class BearerAuth:
             return
         scope.setdefault("state", {})["caller"] = caller
         await self.app(scope, receive, send)
+
+    def _needs_no_bearer(self, method: str, path: str) -> bool:
+        if self.signed is not None and method in _SIGNED_METHODS and path.startswith(self.signed):
+            return True
+        return path in self.public.get(method, ())
 
 
 def _bearer(scope: Scope) -> str:

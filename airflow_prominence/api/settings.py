@@ -6,11 +6,12 @@ import functools
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
-from airflow.configuration import conf
-
+from airflow_prominence import configuration
+from airflow_prominence.configuration import number as _number
+from airflow_prominence.configuration import text as _text
 from airflow_prominence.documents import Limits
 
-INTERNAL_PREFIX = "/prominence/internal/v1"
+INTERNAL_PREFIX = configuration.INTERNAL_PREFIX
 _MB = 1024 * 1024
 
 
@@ -35,10 +36,12 @@ class Settings:
     secret: str
     prefixes: tuple[str, ...]
     public_url: str
+    node_url: str
     internal_url: str
     user_token_days: int
     stdout_limit: int
     max_body: int
+    max_upload: int
     limits: Limits
     evict_after_s: float
     outage_grace_s: float
@@ -48,19 +51,16 @@ class Settings:
 @functools.cache
 def settings() -> Settings:
     """Return this process's settings."""
-    base = conf.get("api", "base_url", fallback="") or "http://localhost:8080"
-    base = base.rstrip("/")
-    prefixes = tuple(
-        p.strip().rstrip("/") for p in _text("api_prefixes", "/api/v1,/prominence/v1").split(",") if p.strip()
-    )
     return Settings(
-        secret=secret(),
-        prefixes=prefixes,
-        public_url=_text("public_url", "").rstrip("/") or base + prefixes[0],
-        internal_url=_text("internal_url", "").rstrip("/") or base + INTERNAL_PREFIX,
+        secret=configuration.secret(),
+        prefixes=configuration.prefixes(),
+        public_url=configuration.public_url(),
+        node_url=configuration.node_url(),
+        internal_url=configuration.internal_url(),
         user_token_days=_number("user_token_days", 30),
         stdout_limit=_number("stdout_limit_mb", 1024) * _MB,
         max_body=_number("max_body_mb", 64) * _MB,
+        max_upload=_number("max_upload_mb", 51200) * _MB,
         limits=Limits(max_cpus=_number("max_cpus", 1024), max_nodes=_number("max_nodes", 1000)),
         evict_after_s=float(_number("evict_after_s", 45)),
         outage_grace_s=float(_number("outage_grace_s", 60)),
@@ -92,16 +92,3 @@ def _parameters(option: str) -> tuple[tuple[str, str], ...]:
         return tuple(parse_qsl(text, keep_blank_values=True, strict_parsing=True)) if text else ()
     except ValueError:
         raise ValueError(f"[prominence] {option}: expected name=value&name=value, as in a URL's query") from None
-
-
-def secret() -> str:
-    """Return the deployment's secret from which every token's key is derived."""
-    return _text("internal_secret", "") or conf.get("api_auth", "jwt_secret", fallback="") or ""
-
-
-def _text(option: str, default: str) -> str:
-    return conf.get("prominence", option, fallback=default) or default
-
-
-def _number(option: str, default: int) -> int:
-    return conf.getint("prominence", option, fallback=default)

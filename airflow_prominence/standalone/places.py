@@ -54,6 +54,11 @@ class Places:
         return self.home / "dags"
 
     @property
+    def objects(self) -> Path:
+        """Uploads, outputs and snapshots; only the API server goes there."""
+        return self.home / "objects"
+
+    @property
     def programs(self) -> Path:
         """What a shell that sources ``env`` finds on its path."""
         return self.home / "bin"
@@ -113,6 +118,7 @@ class Places:
             (self.logs, 0o700),
             (self.secrets, 0o700),
             (self.airflow_home, 0o700),
+            (self.objects, 0o700),
             (self.dags, 0o755),
             (self.programs, 0o755),
             (self.node, 0o755),

@@ -116,6 +116,7 @@ def airflow_settings(places: Places, ports: Mapping[str, int], secrets: Secrets)
         ("logging", "worker_log_server_port"): str(ports["worker log"]),
         ("logging", "trigger_log_server_port"): str(ports["trigger log"]),
         ("prominence", "internal_secret"): secrets.internal_secret,
+        ("prominence", "object_storage"): str(places.objects),
     }
     named = {f"AIRFLOW__{section}__{option}".upper(): value for (section, option), value in settings.items()}
     return {"AIRFLOW_HOME": str(places.airflow_home), **named, **read_overrides(places.overrides)}

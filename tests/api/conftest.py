@@ -28,6 +28,7 @@ _SETTINGS = {
     "AIRFLOW__API_AUTH__JWT_SECRET": "a secret of the tests that is long enough to be one",
     "AIRFLOW__PROMINENCE__STDOUT_LIMIT_MB": "1",
     "AIRFLOW__PROMINENCE__MAX_BODY_MB": "4",
+    "AIRFLOW__PROMINENCE__MAX_UPLOAD_MB": "8",
 }
 os.environ.update(_SETTINGS)
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
