@@ -146,6 +146,20 @@ def _config() -> dict[str, Any]:
                     "integer",
                     "60",
                 ),
+                "private_network_sites": _option(
+                    "Comma-separated sites whose nodes may fetch artifacts and images from private networks "
+                    "(10.0.0.0/8, 192.168.0.0/16, fc00::/7 and so on), where institutes keep data; ``*`` means all. "
+                    "Name only sites where what listens there asks for a password: users choose the addresses.",
+                    "string",
+                    "",
+                    example="cloud-a,cluster-b",
+                ),
+                "loopback_sites": _option(
+                    "Comma-separated sites whose nodes may fetch artifacts and images from their own loopback "
+                    "addresses; ``*`` means all.",
+                    "string",
+                    "",
+                ),
                 "site_file": _option(
                     "YAML file that describes the sites; empty means that the nodes which register are all there is.",
                     "string",

@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, Mapping
 
+from .addresses import Allowed
+
 
 class BadAssignment(ValueError):
     """One sentence that names the field."""
@@ -58,6 +60,7 @@ class Assignment:
     task_retries: int
     ignore_task_failures: bool
     env: Mapping[str, str]
+    allowed: Allowed  # what artifacts and images may come from
 
 
 def _get(where: str, raw: Mapping[str, Any], key: str, kind: type) -> Any:
@@ -110,6 +113,12 @@ def _task(index: int, raw: Any) -> Task:
     )
 
 
+def _allowed(raw: Any) -> Allowed:
+    if not isinstance(raw, dict):
+        raise BadAssignment("addresses: must be an object")
+    return Allowed(private=raw.get("private") is True, loopback=raw.get("loopback") is True)
+
+
 def parse(text: str) -> Assignment:
     raw = json.loads(text)
     if not isinstance(raw, dict):
@@ -143,4 +152,5 @@ def parse(text: str) -> Assignment:
         task_retries=int(raw.get("task_retries") or 0),
         ignore_task_failures=bool(raw.get("ignore_task_failures")),
         env=_strings("env", raw.get("env") or {}),
+        allowed=_allowed(raw.get("addresses") or {}),
     )

@@ -10,7 +10,7 @@ from airflow_prominence import documents, tokens
 from airflow_prominence.api.settings import settings
 from airflow_prominence.api.submission import secrets_restored
 from airflow_prominence.store.submission import secrets_of
-from airflow_prominence.store.tables import Job, Lease
+from airflow_prominence.store.tables import Job, Lease, Node
 
 #: A job's token outlives its walltime by this: for staging, and for reports spooled during an outage (seconds).
 _AFTER_WALLTIME_S = 24 * 3600 + 2 * 3600
@@ -41,6 +41,7 @@ def assignment(session: Session, lease: Lease) -> dict[str, Any]:
             "disk_mb": lease.disk_mb,
             "walltime_s": job.walltime_s,
         },
+        "addresses": _addresses(session.get_one(Node, lease.node_id).site),
         "inputs": [
             {"filename": item.filename, "content": item.content, "executable": item.executable}
             for item in parsed.inputs
@@ -64,6 +65,14 @@ def _task(task: documents.Task, substitutions: dict[str, str]) -> dict[str, Any]
         "type": task.type,
         "credential": None if credential is None else {"username": credential.username, "token": credential.token},
         "mpi": None,
+    }
+
+
+def _addresses(site: str) -> dict[str, bool]:
+    """Return what artifacts and images of jobs at this site may come from, beside public addresses."""
+    return {
+        "private": site in settings().private_network_sites,
+        "loopback": site in settings().loopback_sites,
     }
 
 

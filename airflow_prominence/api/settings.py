@@ -30,6 +30,16 @@ class OidcSettings:
 
 
 @dataclass(frozen=True)
+class SiteList:
+    """Sites that an option names, ``*`` meaning all."""
+
+    names: frozenset[str]
+
+    def __contains__(self, site: object) -> bool:
+        return "*" in self.names or site in self.names
+
+
+@dataclass(frozen=True)
 class Settings:
     """What the API needs to know; sizes in bytes, times in seconds."""
 
@@ -45,6 +55,8 @@ class Settings:
     limits: Limits
     evict_after_s: float
     outage_grace_s: float
+    private_network_sites: SiteList
+    loopback_sites: SiteList
     oidc: OidcSettings | None
 
 
@@ -64,8 +76,14 @@ def settings() -> Settings:
         limits=Limits(max_cpus=_number("max_cpus", 1024), max_nodes=_number("max_nodes", 1000)),
         evict_after_s=float(_number("evict_after_s", 45)),
         outage_grace_s=float(_number("outage_grace_s", 60)),
+        private_network_sites=_sites("private_network_sites"),
+        loopback_sites=_sites("loopback_sites"),
         oidc=_oidc(),
     )
+
+
+def _sites(option: str) -> SiteList:
+    return SiteList(frozenset(name.strip() for name in _text(option, "").split(",") if name.strip()))
 
 
 def _oidc() -> OidcSettings | None:

@@ -116,6 +116,9 @@ def airflow_settings(places: Places, ports: Mapping[str, int], secrets: Secrets)
         ("logging", "worker_log_server_port"): str(ports["worker log"]),
         ("logging", "trigger_log_server_port"): str(ports["trigger log"]),
         ("prominence", "internal_secret"): secrets.internal_secret,
+        # Its users are on this machine, or in its network, anyway.
+        ("prominence", "private_network_sites"): "*",
+        ("prominence", "loopback_sites"): "*",
         ("prominence", "object_storage"): str(places.objects),
     }
     named = {f"AIRFLOW__{section}__{option}".upper(): value for (section, option), value in settings.items()}

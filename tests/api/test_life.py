@@ -47,6 +47,23 @@ def test_the_assignment_holds_what_the_agent_needs(alice: User, driver: Driver, 
     assert given["env"]["PROMINENCE_MEMORY"] == "1.5"
     assert given["env"]["PROMINENCE_JOB_ID"] == str(job_id)
     assert given["env"]["PROMINENCE_URL"].endswith("/api/v1")
+    assert given["addresses"] == {"private": False, "loopback": False}
+
+
+def test_the_assignment_says_which_addresses_the_nodes_site_allows(
+    alice: User, driver: Driver, node: PretendNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow_prominence.api.settings import settings
+
+    monkeypatch.setenv("AIRFLOW__PROMINENCE__PRIVATE_NETWORK_SITES", f"elsewhere, {node.site}")
+    monkeypatch.setenv("AIRFLOW__PROMINENCE__LOOPBACK_SITES", "elsewhere")
+    settings.cache_clear()
+    try:
+        _, runner = started(alice, driver, node)
+    finally:
+        monkeypatch.undo()
+        settings.cache_clear()
+    assert runner.assignment["addresses"] == {"private": True, "loopback": False}
 
 
 def test_phases_are_followed_and_shown(alice: User, driver: Driver, node: PretendNode) -> None:

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from airflow_prominence.agent.addresses import EVERYWHERE
 from airflow_prominence.agent.images import registry as client
 from airflow_prominence.agent.images.archive import Archive
 from airflow_prominence.agent.images.build import Entry, ImageConfig, layer, write_archive
@@ -43,7 +44,7 @@ def cache(tmp_path: Path) -> Iterator[ImageCache]:
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client.time, "sleep", lambda seconds: None)
-    monkeypatch.setattr(client.Download.__init__, "__defaults__", (30.0, 0.0, lambda seconds: None))
+    monkeypatch.setattr(client.Download.__init__, "__defaults__", (30.0, 0.0, lambda seconds: None, EVERYWHERE))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from http.client import HTTPException, HTTPResponse
 from io import BytesIO
 from typing import IO, Any, Callable, Dict, List, Optional, Sequence, Tuple
 
-from .addresses import opener
+from ..addresses import EVERYWHERE, AddressRefused, Allowed, opener
 from .model import Credential, PullError
 from .platforms import choose
 from .reference import Reference
@@ -47,11 +47,17 @@ def is_loopback(host: str) -> bool:
 class Download:
     """HTTP with patience: temporary failures are tried again with growing pauses."""
 
-    def __init__(self, timeout: float = 30.0, pause: float = 1.0, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        timeout: float = 30.0,
+        pause: float = 1.0,
+        sleep: Callable[[float], None] = time.sleep,
+        allowed: Allowed = EVERYWHERE,
+    ) -> None:
         self._timeout = timeout
         self._pause = pause
         self._sleep = sleep
-        self._opener = opener()
+        self._opener = opener(allowed)
 
     def again(self, what: str, once: Callable[[], Any]) -> Any:
         for attempt in range(_ATTEMPTS):
@@ -73,6 +79,8 @@ class Download:
         try:
             answer: HTTPResponse = self._opener.open(request, timeout=self._timeout)
             return answer
+        except AddressRefused as error:
+            raise PullError(f"image: {error}") from error
         except urllib.error.HTTPError as error:
             if error.code not in _TEMPORARY:
                 raise
