@@ -13,7 +13,19 @@ from fastapi.openapi.utils import get_openapi
 from airflow_prominence.api import errors, housekeeper
 from airflow_prominence.api.auth import BearerAuth, caller_of, service_of
 from airflow_prominence.api.hub import hub
-from airflow_prominence.api.routes import accounting, driver, jobs, kv, later, login, nodes, objects, public, resources
+from airflow_prominence.api.routes import (
+    accounting,
+    data,
+    driver,
+    jobs,
+    kv,
+    later,
+    login,
+    nodes,
+    objects,
+    public,
+    resources,
+)
 
 API_VERSION = "1"
 
@@ -28,6 +40,7 @@ def public_app() -> FastAPI:
         jobs,
         kv,
         accounting,
+        data,
         login,
         objects,
         public,

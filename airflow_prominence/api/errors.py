@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse
 
 from airflow_prominence.api.database import DatabaseGone
 from airflow_prominence.documents import DocumentError
+from airflow_prominence.objects import StoreUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,11 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(_request: Request, error: HTTPException) -> JSONResponse:
         return error_response(error.status_code, str(error.detail))
+
+    @app.exception_handler(StoreUnavailable)
+    async def no_objects(_request: Request, error: StoreUnavailable) -> JSONResponse:
+        log.warning("the object storage does not answer: %s", error)
+        return error_response(503, "The object storage does not answer at the moment, please try again")
 
     @app.exception_handler(DatabaseGone)
     async def no_database(_request: Request, error: Exception) -> JSONResponse:

@@ -17,6 +17,7 @@ from airflow_prominence.api.auth import Caller
 from airflow_prominence.api.database import transact
 from airflow_prominence.api.errors import ApiError
 from airflow_prominence.api.settings import settings
+from airflow_prominence.api.uploads import check_uploads
 from airflow_prominence.dags.names import JOB_DAG_ID, run_id_for
 from airflow_prominence.dags.submit import submit_run
 from airflow_prominence.store.submission import KeyReused, NewJob, insert_job, job_of_key, next_id, remember_key
@@ -48,6 +49,7 @@ def check(value: object) -> tuple[documents.Job, dict[str, Any]]:
 def prepare(value: object, owner: Owner) -> NewJob:
     """Validate a document and take its secrets out, encrypted."""
     job, document = check(value)
+    check_uploads([job], owner.name, owner.groups)
     redacted, secrets = documents.extract(document)
     fernet = get_fernet()
     return NewJob(

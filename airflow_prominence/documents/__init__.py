@@ -25,6 +25,7 @@ from airflow_prominence.documents.model import (
 from airflow_prominence.documents.schemas import job_form_schema, schema, schema_bytes
 from airflow_prominence.documents.secrets import extract, redact, restore
 from airflow_prominence.documents.support import unsupported
+from airflow_prominence.documents.uploads import is_uploaded_artifact, is_uploaded_image, uploads_of
 from airflow_prominence.documents.view import normalise, normalise_workflow
 from airflow_prominence.documents.workflows import parse_workflow
 
@@ -49,6 +50,8 @@ __all__ = [
     "edges",
     "expand",
     "extract",
+    "is_uploaded_artifact",
+    "is_uploaded_image",
     "job_form_schema",
     "loads",
     "normalise",
@@ -63,4 +66,5 @@ __all__ = [
     "task_argv",
     "task_workdir",
     "unsupported",
+    "uploads_of",
 ]

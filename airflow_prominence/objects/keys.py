@@ -27,23 +27,23 @@ _LONGEST_OWNER = 150
 
 
 def check_key(key: str) -> tuple[str, ...]:
-    """Return the parts of a key; raise :class:`BadKey` with a sentence about the first thing that is wrong with it."""
+    """Return the parts of a key; raise :class:`BadKey` with what is wrong with it, as said of a name."""
     if not key:
-        raise BadKey("A name is empty")
+        raise BadKey("is empty")
     try:
         encoded = key.encode()
     except UnicodeEncodeError:
-        raise BadKey("A name holds half of a surrogate pair, which is not text") from None
+        raise BadKey("holds half of a surrogate pair, which is not text") from None
     if len(encoded) > LONGEST_KEY:
-        raise BadKey(f"A name is longer than {LONGEST_KEY} bytes")
+        raise BadKey(f"is longer than {LONGEST_KEY} bytes")
     if any(unicodedata.category(character) == "Cc" for character in key):
-        raise BadKey("A name holds a control character")
+        raise BadKey("holds a control character")
     parts = tuple(key.split("/"))
     for part in parts:
         if part in ("", ".", ".."):
-            raise BadKey(f"A name has the part {part!r}, which is none")
+            raise BadKey(f"has the part {part!r}, which is none")
         if len(part.encode()) > LONGEST_PART:
-            raise BadKey(f"A part of a name is longer than {LONGEST_PART} bytes")
+            raise BadKey(f"has a part longer than {LONGEST_PART} bytes")
     return parts
 
 
@@ -123,7 +123,7 @@ def place_of(name: str, user: str, groups: Iterable[str]) -> Place:
     The longest of the user's groups that the name starts with counts, part by part: group ``ab`` is none of ``abc/x``.
     Raises :class:`NotYourGroup`.
     """
-    if "/" not in name:
+    if "/" not in name or name.startswith("/"):
         return Place(user_folder(user), "", name)
     found = _group_of(name, groups)
     if found is None:

@@ -31,7 +31,7 @@ class ObjectStoreError(Exception):
 
 
 class BadKey(ObjectStoreError, ValueError):
-    """The key is none that an object could have."""
+    """The key is none that an object could have; the text goes on from its name, as in "is empty"."""
 
 
 class NoSuchObject(ObjectStoreError):

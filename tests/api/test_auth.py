@@ -26,7 +26,7 @@ def routes() -> Iterator[tuple[str, str]]:
         for prefix in prefixes:
             for method, path in found:
                 filled = path.replace("{rest:path}", "1").replace("{job_id}", "1").replace("{node}", "1")
-                filled = filled.replace("{key:path}", "x")
+                filled = filled.replace("{key:path}", "x").replace("{path:path}", "x").replace("{name:path}", "x")
                 for name in ("dag_id", "run_id", "lease", "stream"):
                     filled = filled.replace("{" + name + "}", "x")
                 assert "{" not in filled, path

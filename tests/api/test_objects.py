@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 import uuid
 from typing import Any
@@ -162,7 +163,7 @@ def test_a_url_is_for_its_method_key_and_time(http: Any, store: LocalStore, key:
 @pytest.mark.parametrize("path", ["..%2F..%2Fsecret", "a%2F..%2F..%2Fb", "%2Fetc%2Fpasswd", "a%00b", ""])
 def test_paths_that_are_no_keys(http: Any, store: LocalStore, path: str) -> None:
     for method in ("GET", "PUT"):
-        answer = http.request(method, f"/api/v1/objects/{path}?expires={int(time.time()) + 60}&signature={'0' * 64}")
+        answer = http.request(method, f"/api/v1/objects/{path}?expires={int(time.time()) + 60}&token={'0' * 64}")
         assert answer.status_code == 403, answer.text
 
 
@@ -199,3 +200,15 @@ def test_an_object_is_no_folder(http: Any, store: LocalStore, key: str) -> None:
     assert put(http, store, key + "/below", DATA).status_code == 409
     assert put(http, store, key.rpartition("/")[0], DATA).status_code == 409
     assert waiting(store) == []
+
+
+def test_no_log_holds_what_opens_a_url(http: Any, store: LocalStore, key: str, capsys: Any) -> None:
+    capsys.readouterr()
+    url = at(store.url_to_get(key, 60))
+    http.get(url)
+    http.put(at(store.url_to_put(key, 60).url), content=DATA)
+    out = "".join(capsys.readouterr())
+    assert "request finished" in out
+    assert "token=" in out
+    assert url.partition("token=")[2] not in out
+    assert not re.search("[0-9a-f]{64}", out.replace(SUM, ""))

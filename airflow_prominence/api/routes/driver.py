@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 
 from airflow_prominence.api import housekeeper, runs
 from airflow_prominence.api.auth import the_driver
@@ -14,6 +15,7 @@ from airflow_prominence.api.body import read_object
 from airflow_prominence.api.database import transact_async
 from airflow_prominence.api.errors import ApiError
 from airflow_prominence.api.hub import hub
+from airflow_prominence.api.uploads import settle_uploads
 from airflow_prominence.store import queries, transitions
 from airflow_prominence.store.notify import JOB_CHANNEL
 from airflow_prominence.store.tables import Job
@@ -86,7 +88,8 @@ async def outcome(dag_id: str, run_id: str) -> dict[str, Any]:
 @router.post("/maintenance", summary="One round of housekeeping")
 async def maintenance() -> dict[str, int]:
     """Do what the API's own housekeeper does, and what needs Airflow's tables; answer how much of each."""
-    return await transact_async(housekeeper.maintain)
+    done = await transact_async(housekeeper.maintain)
+    return {**done, "settled_uploads": await run_in_threadpool(settle_uploads)}
 
 
 def _view(session: Session, job: Job | None) -> dict[str, Any]:

@@ -12,8 +12,6 @@ router = APIRouter(include_in_schema=False)
 NOT_YET: Final = {
     "/workflows": "running a workflow",
     "/workflows/{rest:path}": "running a workflow",
-    "/data": "the data store",
-    "/data/{rest:path}": "the data store",
     "/jobs/{job_id}/exec": "running a command in a job",
     "/jobs/{job_id}/snapshot": "a snapshot of a job",
 }

@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from airflow_prominence.api.database import DatabaseGone, transact_async
 from airflow_prominence.api.errors import ApiError
 from airflow_prominence.api.ranges import Span, Unsatisfiable, http_date, is_unchanged, range_holds, wanted_span
 from airflow_prominence.api.settings import settings
@@ -28,7 +29,9 @@ from airflow_prominence.objects import (
     object_store,
 )
 from airflow_prominence.objects.incoming import Incoming
+from airflow_prominence.objects.keys import UPLOADS
 from airflow_prominence.objects.signing import SignatureRefused
+from airflow_prominence.store import uploads
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +49,9 @@ Text = Annotated[str, Query()]
 
 @router.get(SIGNED + "{key:path}", summary="An object, by a URL of ours")
 @router.head(SIGNED + "{key:path}", include_in_schema=False)
-async def get_object(key: str, request: Request, expires: Text = "", signature: Text = "") -> Response:
+async def get_object(key: str, request: Request, expires: Text = "", token: Text = "") -> Response:
     """Return an object's bytes, or the part that a ``Range`` asks for."""
-    store = _signed("GET", key, expires, None, signature)
+    store = _signed("GET", key, expires, None, token)
     try:
         file = await run_in_threadpool(store.open_read, key)
     except NoSuchObject as missing:
@@ -118,11 +121,11 @@ async def put_object(
     key: str,
     request: Request,
     expires: Text = "",
-    signature: Text = "",
+    token: Text = "",
     sha256: Annotated[str | None, Query()] = None,
 ) -> JSONResponse:
     """Store the body as the object, whole and with the signed checksum, or not at all."""
-    store = _signed("PUT", key, expires, sha256, signature)
+    store = _signed("PUT", key, expires, sha256, token)
     if "content-range" in request.headers:
         raise ApiError(400, "Content-Range: an object is stored as a whole")
     announced = request.headers.get("content-length", "")
@@ -141,7 +144,18 @@ async def put_object(
     except ClientDisconnect:
         log.info("an upload of %s broke off; nothing of it is kept", key)
         raise ApiError(400, "The upload broke off") from None
+    await _note(info)
     return JSONResponse({"size": info.size, "sha256": info.sha256}, status_code=201)
+
+
+async def _note(info: ObjectInfo) -> None:
+    if not info.key.startswith(UPLOADS + "/"):
+        return
+    try:
+        await transact_async(lambda session: uploads.note_stored(session, info.key, info.sha256, info.modified))
+    except DatabaseGone as gone:
+        # The object is there; maintenance finds it when the database is back.
+        log.warning("an upload could not be noted yet: %s", gone)
 
 
 async def _fill(incoming: Incoming, request: Request) -> None:
@@ -174,6 +188,8 @@ def _signed(method: str, key: str, expires: str, sha256: str | None, signature: 
         raise ApiError(400, "Objects are not kept here")
     try:
         store.signer.check(method, key, expires, sha256, signature)
-    except (SignatureRefused, BadKey) as refused:
+    except SignatureRefused as refused:
         raise ApiError(403, str(refused)) from None
+    except BadKey as bad:
+        raise ApiError(403, f"The object's name {bad}") from None
     return store

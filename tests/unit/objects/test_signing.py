@@ -23,7 +23,7 @@ def parts(path: str) -> tuple[str, str, str | None, str]:
     """A signed path as the route gets it."""
     quoted, _, query = path.partition("?")
     values = {name: value[0] for name, value in parse_qs(query).items()}
-    return unquote(quoted), values["expires"], values.get("sha256"), values["signature"]
+    return unquote(quoted), values["expires"], values.get("sha256"), values["token"]
 
 
 @given(st.sampled_from(["GET", "PUT"]), KEYS, SUMS)
