@@ -36,6 +36,10 @@ class Task:
     type: str
     credential: Credential | None
 
+    @property
+    def is_sidecar(self) -> bool:
+        return self.type == "sidecar"
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -100,7 +104,7 @@ def _task(index: int, raw: Any) -> Task:
     if workdir is not None and (not isinstance(workdir, str) or "\0" in workdir):
         raise BadAssignment(f"{where}workdir: must be null or a path")
     kind = raw.get("type", "basic")
-    if kind != "basic":
+    if kind not in ("basic", "sidecar"):
         raise BadAssignment(f"{where}type: {kind!r} is not supported by this agent")
     return Task(
         image=_get(where, raw, "image", str),

@@ -17,6 +17,9 @@ from . import linux
 _PIDS_MAX = 2048
 _PIDS_MAX_PER_CPU = 256
 
+#: Hierarchies in which a container has a part of its own. Not memory's: version 1 counts a kill in the part alone.
+_PARTED = ("freezer", "")
+
 
 def _own_groups() -> dict[str, str]:
     """Controller → this process's path in that hierarchy; "" is the unified one."""
@@ -78,9 +81,14 @@ def _candidates(name: str) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Cgroup:
-    """The groups of one lease. `folders` maps a controller to its folder; empty where none could be made."""
+    """The groups of one lease, or of one of its containers.
+
+    `folders` maps a controller to its folder and is empty where none could be made. `above` are the lease's groups that
+    a container's processes are in directly: those limit and count, which is the whole job's matter.
+    """
 
     folders: dict[str, str]
+    above: tuple[str, ...] = ()
 
     @classmethod
     def create(cls, name: str, memory_mb: int, cpus: int) -> Cgroup:
@@ -100,6 +108,19 @@ class Cgroup:
         """The groups of that name that are left from a dead runner."""
         return cls({controller: folder for controller, folder in _candidates(name) if os.path.isdir(folder)})
 
+    def part(self, name: str) -> Cgroup:
+        """A group inside of this one, to tell the processes of one container from those of the others."""
+        folders: dict[str, str] = {}
+        for controller in _PARTED:
+            if controller in self.folders:
+                folder = os.path.join(self.folders[controller], name)
+                try:
+                    os.makedirs(folder, exist_ok=True)
+                except OSError:
+                    continue
+                folders[controller] = folder
+        return Cgroup(folders, tuple(folder for key, folder in self.folders.items() if key not in folders))
+
     def _limit(self, memory_mb: int, cpus: int) -> None:
         limit = str(memory_mb * 1024 * 1024)
         if "memory" in self.folders:
@@ -113,7 +134,7 @@ class Cgroup:
 
     def join(self) -> None:
         """Move the calling process, and all that it will fork, into the groups."""
-        for folder in self.folders.values():
+        for folder in (*self.above, *self.folders.values()):
             _write(os.path.join(folder, "cgroup.procs"), str(os.getpid()))
 
     @property
@@ -164,7 +185,9 @@ class Cgroup:
             left = [pid for pid in self.members() if not _dead(pid)]
             linux.send(left, signal.SIGKILL)
             if freezer is not None:
-                _write(os.path.join(freezer, "freezer.state"), "THAWED")
+                for folder, _, _ in os.walk(freezer):
+                    # a part that was being killed when its guard died is frozen by itself
+                    _write(os.path.join(folder, "freezer.state"), "THAWED")
             if not left or time.monotonic() > end:
                 return
             time.sleep(0.01)
@@ -176,6 +199,10 @@ class Cgroup:
                     os.rmdir(root)
                 except OSError:
                     continue  # a zombie's last moments; whoever sweeps next finds the group by its name
+
+
+#: For work whose processes are known by their parents alone.
+NO_GROUP = Cgroup({})
 
 
 def _dead(pid: int) -> bool:

@@ -1,12 +1,12 @@
-"""The guard: a process between the runner and one piece of work (a pull, or one try of one task).
+"""The guard: a process between the runner and one piece of work (a pull, a sidecar, or one try of one task).
 
 It is the child subreaper of everything the work starts, copies its output to the spool, and kills all of it when the
-work is over, when the runner says so, or when the runner is gone. It never outlives its work.
+work is over, when the runner says so, or when the runner is gone. It never outlives its work. A runner may have several
+guards side by side; none touches what is another's.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import resource
@@ -15,124 +15,31 @@ import signal
 import socket
 import subprocess
 import time
-from typing import Any, Callable, Dict
 
 from . import linux
-from .cgroup import Cgroup
-from .runtimes.base import ContainerError, ContainerSpec, Launch, Runtime, RuntimeUnavailable, Usage
+from .copying import READ, Copy
+from .runtimes.base import ContainerError, RuntimeUnavailable, Usage
 from .wire import encode
+from .work import Container, Message, Work
 
 LEFTOVERS_GRACE_S = 0.5
 PATIENCE_S = 10.0
-READ = 64 * 1024
-
-Message = Dict[str, Any]
+_ROUNDS = 16
 
 
 class _Over(Exception):
     """The runner is gone or wants the work to end, before it has begun."""
 
 
-class Work:
-    """What a guard can guard. `begin` runs in the guard and returns what its child is to do."""
-
-    def begin(self) -> Callable[[int], None]:
-        """A function for the forked child; it gets a descriptor to write one line of JSON to, and must not return."""
-        raise NotImplementedError
-
-    def usage(self) -> Usage | None:
-        return None
-
-    def kill(self) -> None:
-        """End what is not below the guard."""
-
-    def end(self) -> None:
-        """Everything of the work is dead."""
-
-
-class Call(Work):
-    """A Python function, such as a pull, whose answer is small JSON."""
-
-    def __init__(self, function: Callable[[], Message], marker: str) -> None:
-        self._function = function
-        self._marker = marker
-
-    def begin(self) -> Callable[[int], None]:
-        def child(out: int) -> None:
-            name, _, value = self._marker.partition("=")
-            os.environ[name] = value
-            os.write(out, encode(self._function()) + b"\n")
-            os._exit(0)
-
-        return child
-
-
-class Container(Work):
-    """One try of one task."""
-
-    def __init__(self, runtime: Runtime, spec: ContainerSpec, group: Cgroup, marker: str) -> None:
-        self._runtime = runtime
-        self._spec = spec
-        self._group = group
-        self._marker = marker
-
-    def begin(self) -> Callable[[int], None]:
-        self._runtime.prepare(self._spec)
-        launch = self._runtime.launch(self._spec)
-
-        def child(out: int) -> None:
-            try:
-                _execute(launch, self._group, self._marker)
-            except OSError as error:
-                sentence = f"{launch.argv[0]}: {os.strerror(error.errno or errno.ENOEXEC)}"
-                os.write(out, encode({"error": sentence}) + b"\n")
-            os._exit(127)
-
-        return child
-
-    def usage(self) -> Usage | None:
-        return self._runtime.usage(self._spec.name)
-
-    def kill(self) -> None:
-        self._runtime.kill(self._spec.name)
-
-    def end(self) -> None:
-        self._runtime.cleanup(self._spec)
-
-
-def _execute(launch: Launch, group: Cgroup, marker: str) -> None:
-    name, _, value = marker.partition("=")
-    environment = dict(launch.env)
-    environment[name] = value
-    group.join()
-    os.umask(0o022)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    parent = os.getppid()
-    if launch.run_as is not None:
-        uid, gid = launch.run_as
-        os.setgroups([])
-        os.setresgid(gid, gid, gid)
-        os.setresuid(uid, uid, uid)
-    # after the change of user, which clears it
-    if not linux.die_with_parent(signal.SIGKILL, parent):
-        os._exit(137)
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-    os.execvpe(launch.argv[0], launch.argv, environment)  # noqa: S606 - no shell is what we want
-
-
 class Guard:
     """The guard process's own life; made and run inside it."""
 
-    def __init__(
-        self, work: Work, control: socket.socket, sources: dict[int, int], group: Cgroup, uid: int | None
-    ) -> None:
+    def __init__(self, work: Work, control: socket.socket, copies: list[Copy], uid: int | None) -> None:
         self._work = work
         self._control = control
-        self._sources = sources  # read end of a pipe → file to copy to
-        self._discard: dict[int, bool] = {}
-        self._group = group
-        self._uid = uid  # a user that is this job's alone
+        self._copies = {copy.source: copy for copy in copies}
+        self._group = work.group
+        self._uid = uid  # a user that is this work's alone
         self._selector = selectors.DefaultSelector()
         self._child = 0
         self._code: int | None = None
@@ -153,6 +60,8 @@ class Guard:
         signal.set_wakeup_fd(wake_in)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, self._interrupted)
+        for fd in self._copies:
+            os.set_blocking(fd, False)
         began = time.monotonic()
         error: str | None = None
         try:
@@ -167,22 +76,22 @@ class Guard:
         if error is None:
             self._selector.register(wake_out, selectors.EVENT_READ, "wake")
             self._selector.register(self._control, selectors.EVENT_READ, "control")
-            for fd in self._sources:
-                os.set_blocking(fd, False)
+            for fd in self._copies:
                 self._selector.register(fd, selectors.EVENT_READ, "output")
             self._watch()
         wall = time.monotonic() - began
         self._kill_all(LEFTOVERS_GRACE_S if self._grace is None else 0.0)
-        for fd in list(self._sources):
-            self._copy(fd, all_of_it=True)
+        for copy in self._copies.values():
+            copy.finish()
         self._finish()
-        result = self._result(error, wall)
-        if not self._orphaned:
-            try:
-                self._control.sendall(encode({"result": result}) + b"\n")
-            except OSError:
-                return 1
-        return 0
+        return 0 if self._orphaned or self._say({"result": self._result(error, wall)}) else 1
+
+    def _say(self, message: Message) -> bool:
+        try:
+            self._control.sendall(encode(message) + b"\n")
+        except OSError:
+            return False
+        return True
 
     def _interrupted(self, *_: object) -> None:
         raise _Over
@@ -221,14 +130,22 @@ class Guard:
                     self._ask()
                 if now - asked >= self._grace:
                     return
-            timeout = 1.0 if self._samples else None
+            waits = [1.0] if self._samples else []
             if asked is not None and self._grace is not None:
-                timeout = max(0.0, asked + self._grace - now)
-            for key, _ in self._selector.select(timeout):
+                waits = [max(0.0, asked + self._grace - now)]
+            waits += [due for due in (copy.due_s() for copy in self._copies.values()) if due is not None]
+            for key, _ in self._selector.select(min(waits, default=None)):
                 self._event(key.data, key.fd)
+            for copy in self._copies.values():
+                copy.settle()
             if self._samples:
-                self._usage = self._work.usage() or self._usage
+                self._sample()
             self._reap()
+
+    def _sample(self) -> None:
+        self._usage = self._work.usage() or self._usage
+        if self._usage is not None:
+            self._say({"memory_kb": self._usage.rss_kb})
 
     def _event(self, kind: str, fd: int) -> None:
         if kind == "output":
@@ -248,6 +165,8 @@ class Guard:
         self._line += data
         if not data and self._answer in self._selector.get_map():
             self._selector.unregister(self._answer)
+            if not self._line:
+                self._say({"started": True})  # the child has become another program, which closed its end
 
     def _listen(self) -> None:
         try:
@@ -266,25 +185,15 @@ class Guard:
             message = json.loads(line)
             if "kill" in message:
                 self._grace = float(message["kill"])
-            if "discard" in message:
-                self._discard[int(message["discard"])] = True
+            for copy in self._copies.values():
+                if copy.target == message.get("discard"):
+                    copy.discarded = True
 
-    def _copy(self, fd: int, all_of_it: bool = False) -> None:
-        target = self._sources.get(fd)
-        if target is None:
-            return
-        for _ in range(1 << 40 if all_of_it else 16):
-            try:
-                data = os.read(fd, READ)
-            except BlockingIOError:
-                return
-            if not data:
-                if fd in self._selector.get_map():
-                    self._selector.unregister(fd)
-                del self._sources[fd]
-                return
-            if not self._discard.get(target):
-                _write_all(target, data)
+    def _copy(self, fd: int) -> None:
+        if fd in self._copies and not self._copies[fd].pump(_ROUNDS):
+            if fd in self._selector.get_map():
+                self._selector.unregister(fd)
+            del self._copies[fd]
 
     def _reap(self) -> None:
         while True:
@@ -317,7 +226,7 @@ class Guard:
             linux.send(self._living(), signal.SIGTERM)
             end = time.monotonic() + grace_s
             while self._living() and time.monotonic() < end:
-                for fd in list(self._sources):
+                for fd in list(self._copies):
                     self._copy(fd)
                 time.sleep(0.01)
                 self._reap()
@@ -366,14 +275,3 @@ class Guard:
             "answer": answer,
             "left": self._living(),
         }
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        try:
-            view = view[os.write(fd, view) :]
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            return  # the node's disk is full: the job goes on, its output has a gap

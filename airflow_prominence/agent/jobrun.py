@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import posixpath
 import time
 from dataclasses import dataclass, field
@@ -12,15 +13,16 @@ from typing import Any, Mapping
 from . import facts, spool, stage
 from .assignment import Assignment, Task
 from .cgroup import Cgroup
-from .guard import Call, Container
 from .images.cache import ImageCache
 from .images.model import Credential, Image, PullError
 from .limits import DiskWatch
 from .node import Node
 from .paths import LeasePaths
 from .runtimes.base import HOME, TMP, ContainerSpec, RuntimeUnavailable
-from .supervise import GuardFailed, Interrupted, Supervisor
+from .sidecars import Sidecars
+from .supervise import WALLTIME_GRACE_S, GuardFailed, Interrupted, Supervisor
 from .users import User
+from .work import Call, Container
 
 PULL_FAILED = "Container image pull failed"
 EXEC_FAILED = "Unable to execute task(s)"
@@ -78,8 +80,16 @@ class Job:
         self._cache: ImageCache | None = None
         self._folders: stage.JobFolders | None = None
         self._stage_in_s = 0.0
+        self._sidecars = Sidecars(supervisor, reports, lambda index, result: self._used(index, 0, result))
 
     def run(self) -> Outcome:
+        """The whole of it; nothing guarded is left afterwards."""
+        outcome = self._outcome()
+        self._supervisor.end_all(WALLTIME_GRACE_S)
+        self._sidecars.account()
+        return outcome
+
+    def _outcome(self) -> Outcome:
         try:
             self._stage_in()
             for index, task in enumerate(self._assignment.tasks):
@@ -178,12 +188,19 @@ class Job:
         self._supervisor.check()
         self._reports.add("running")
         deadline = time.monotonic() + self._assignment.resources.walltime_s
+        tasks = list(enumerate(self._assignment.tasks))
+        for index, task in tasks:
+            if task.is_sidecar:
+                error = self._sidecars.start(index, self._container(index, task, 0), deadline)
+                if error is not None:
+                    raise JobFailed(EXEC_FAILED, f"sidecar task {index}: {error}")
         success = True
-        for index, task in enumerate(self._assignment.tasks):
-            if self._run_task(index, task, deadline) != 0:
+        for index, task in tasks:
+            if not task.is_sidecar and self._run_task(index, task, deadline) != 0:
                 success = False
                 if not self._assignment.ignore_task_failures:
                     break
+        self._sidecars.end(deadline)
         return success
 
     def _run_task(self, index: int, task: Task, deadline: float) -> int:
@@ -208,7 +225,7 @@ class Job:
         )
         return code
 
-    def _try(self, index: int, task: Task, attempt: int, deadline: float) -> int:
+    def _container(self, index: int, task: Task, attempt: int) -> Container:
         try:
             runtime = self._node.runtime(self._node.runtimes[task.runtime])
         except RuntimeUnavailable as error:
@@ -216,12 +233,16 @@ class Job:
         spec = self._spec(index, task, attempt)
         with open(self._paths.containers, "a", encoding="utf-8") as handle:
             handle.write(json.dumps({"runtime": runtime.name, "name": spec.name}) + "\n")
-        work = Container(runtime, spec, self._group, self._paths.marker)
+        return Container(runtime, spec, self._group.part(spec.name), self._paths.marker)
+
+    def _try(self, index: int, task: Task, attempt: int, deadline: float) -> int:
+        work = self._container(index, task, attempt)
         began = time.monotonic()
+        guarded = self._supervisor.start(work, limited=True)
         try:
-            result = self._supervisor.guarded(work, deadline, limited=True)
-        except Interrupted as interruption:
-            self._used(index, attempt, interruption.result or {"code": 137, "wall": time.monotonic() - began})
+            result = self._supervisor.wait(guarded, deadline)
+        except Interrupted:
+            self._used(index, attempt, guarded.result or {"code": 137, "wall": time.monotonic() - began})
             raise
         if result["error"] is not None:
             raise JobFailed(EXEC_FAILED, str(result["error"]))
@@ -245,6 +266,8 @@ class Job:
             raise JobFailed(EXEC_FAILED, f"task {index} has no image")
         resources = self._assignment.resources
         workdir = posixpath.normpath(posixpath.join(HOME, task.workdir or ""))
+        # tasks share a writable root one after the other; who runs beside them has his own
+        scratch = os.path.join(folders.scratch, f"sidecar-{index}") if task.is_sidecar else folders.scratch
         return ContainerSpec(
             name=f"p{self._assignment.lease}-{index}-{attempt}",
             image=image,
@@ -259,7 +282,7 @@ class Job:
             memory_mb=resources.memory_mb,
             cpus=resources.cpus,
             writable=task.runtime == "udocker",
-            scratch=folders.scratch,
+            scratch=scratch,
         )
 
     def _environment(self, index: int, task: Task) -> dict[str, str]:

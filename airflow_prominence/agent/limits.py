@@ -13,18 +13,19 @@ _STEP = 1000
 
 
 class MemoryWatch:
-    """The memory of a process tree, in KB, and the most it has been."""
+    """The memory of a job's process trees, in KB, and the most it has been."""
 
     def __init__(self, limit_mb: int) -> None:
         self._limit_kb = limit_mb * 1024
         self.peak_kb = 0
 
-    def exceeded(self, root: int) -> bool:
-        tree = [found for found in linux.descendants(root) if found.state not in "ZX"]
-        used = sum(found.rss_kb for found in tree)
+    def exceeded(self, roots: Iterable[int], apart_kb: int = 0) -> bool:
+        """Look at everything below `roots`; `apart_kb` is what processes elsewhere use."""
+        tree = [found for root in roots for found in linux.descendants(root) if found.state not in "ZX"]
+        used = apart_kb + sum(found.rss_kb for found in tree)
         if used > self._limit_kb:
             # resident sizes count a shared page once for each process: ask for the real share before killing
-            used = sum(_share_kb(found) for found in tree)
+            used = apart_kb + sum(_share_kb(found) for found in tree)
         self.peak_kb = max(self.peak_kb, used)
         return used > self._limit_kb
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
@@ -68,9 +69,13 @@ class LeasePaths:
     def runner(self) -> str:
         return os.path.join(self.record, "runner.pid")
 
-    @property
-    def guard(self) -> str:
-        return os.path.join(self.record, "guard.pid")
+    def guard(self, number: int) -> str:
+        """Of the guards that live at the same time the first is number 0."""
+        return os.path.join(self.record, f"guard-{number}.pid" if number else "guard.pid")
+
+    def guards(self) -> list[str]:
+        """The files of all guards there have been."""
+        return sorted(glob.glob(os.path.join(glob.escape(self.record), "guard*.pid")))
 
     @property
     def stop(self) -> str:

@@ -1,4 +1,4 @@
-"""The runner's event loop: its reporter, the guard of the moment, limits, and everything that may end a job early."""
+"""The runner's event loop: its reporter, its guards, limits, and everything that may end a job early."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ import json
 import os
 import selectors
 import signal
-import socket
 import time
-from typing import Any
+from itertools import count
+from typing import Any, Callable, Iterable
 
 from . import forks, linux, report, spool
 from .assignment import Assignment
 from .cgroup import Cgroup
-from .guard import Guard, Work
+from .guarded import Ended, Guarded
 from .limits import DiskWatch, MemoryWatch
-from .paths import LeasePaths, Process, read_json
+from .paths import LeasePaths, read_json
 from .users import User
-from .wire import encode
+from .work import Work
 
-GUARD_PATIENCE_S = 12.0
 WALLTIME_GRACE_S = 2.0
 SAMPLE_S = 0.5
+#: What containers stand on is ended too when they have not ended so long after their grace: they may hang in it.
+STUCK_S = 1.0
 EVICTED = "Job was evicted"
 
 
@@ -30,7 +31,6 @@ class Interrupted(Exception):
 
     def __init__(self, status: str, reason: str, grace_s: float = 0.0, stale: bool = False) -> None:
         super().__init__(reason)
-        self.result: dict[str, Any] = {}  # what the guard could still tell of the work
         self.status = status
         self.reason = reason
         self.grace_s = grace_s
@@ -38,11 +38,11 @@ class Interrupted(Exception):
 
 
 class GuardFailed(Exception):
-    """The guard ended by itself without an answer, by a fault of the runtime or of ours."""
+    """A guard ended by itself without an answer, by a fault of the runtime or of ours; everything else is dead too."""
 
 
 class Supervisor:
-    """Runs guarded work one at a time while listening to everybody who may stop it."""
+    """Runs guarded work, one or several pieces side by side, while listening to everybody who may stop it."""
 
     def __init__(self, paths: LeasePaths, assignment: Assignment, user: User, group: Cgroup) -> None:
         self._paths = paths
@@ -56,9 +56,11 @@ class Supervisor:
         self._reporter_code: int | None = None
         self._reporter_out = -1
         self._heard = b""
-        self._guard = 0
-        self._guard_status: int | None = None
+        self._running: list[Guarded] = []
+        self._died: list[Guarded] = []  # guards that left their work to us
+        self._broken: GuardFailed | None = None
         self._restart_at = 0.0
+        self._next_sample = 0.0
         self.memory = MemoryWatch(assignment.resources.memory_mb)
         self.disk: DiskWatch | None = None
         linux.become_subreaper()
@@ -132,36 +134,29 @@ class Supervisor:
         if self._interruption is None or interruption.stale:
             self._interruption = interruption
 
-    def check(self) -> None:
-        """Raise if the job must end; for the moments between two pieces of work."""
-        self._turn(0.0)
-        if self._interruption is not None:
-            raise self._interruption
-
     # -- events
 
-    def _turn(self, timeout_s: float, control: socket.socket | None = None) -> bytes:
-        """Wait for one event at most; what the guard has said, if it has."""
-        said = b""
+    def _turn(self, timeout_s: float) -> None:
+        """Wait for one event at most, and see to it."""
         if self._restart_at:
-            timeout_s = max(0.0, min(timeout_s, self._restart_at - time.monotonic()))
-        for key, _ in self._selector.select(timeout_s):
+            timeout_s = min(timeout_s, self._restart_at - time.monotonic())
+        for key, _ in self._selector.select(max(0.0, timeout_s)):
             if key.data == "wake":
                 os.read(key.fd, 4096)
             elif key.data == "reporter":
                 self._hear_reporter()
-            elif key.data == "guard" and control is not None:
-                try:
-                    said = control.recv(1 << 20)
-                except OSError:
-                    said = b""
-                if not said:
-                    self._selector.unregister(control)
+            elif not key.data.hear():
+                self._selector.unregister(key.fileobj)
         self._reap()
+        for guarded in [one for one in self._running if one.over]:
+            self._ended(guarded)
+        for name, wanted in self._discard.items():
+            if wanted:
+                for guarded in self._running:
+                    guarded.discard(name)
         if self._restart_at and time.monotonic() >= self._restart_at:
             self._restart_at = 0.0
             self.start_reporter()
-        return said
 
     def _reap(self) -> None:
         while True:
@@ -171,205 +166,155 @@ class Supervisor:
                 return
             if pid == 0:
                 return
-            if pid == self._guard:
-                self._guard_status = status
-            elif pid == self._reporter:
+            for guarded in self._running:
+                if guarded.pid == pid:
+                    guarded.reaped(status)
+            if pid == self._reporter:
                 self._reporter_ended(linux.exit_code(status))
+
+    def _ended(self, guarded: Guarded) -> None:
+        """Everything of it is dead, or, where the guard died before it, ours to kill."""
+        self._running.remove(guarded)
+        if guarded.fileno() in self._selector.get_map():
+            self._selector.unregister(guarded)
+        if guarded.result is None:
+            self._died.append(guarded)
+            status = guarded.status or 0
+            if self._interruption is None and not os.WIFSIGNALED(status):
+                self._broken = GuardFailed(f"the guard ended with {linux.exit_code(status)}")
+            self._interrupt(Interrupted("failed", EVICTED))
+            return
+        guarded.close()
+        if guarded.on_end is not None and not guarded.asked:
+            guarded.on_end(guarded)
 
     # -- guarded work
 
-    def guarded(self, work: Work, deadline: float | None = None, limited: bool = False) -> dict[str, Any]:
-        """Do `work` under a guard; its result, or Interrupted or GuardFailed when everything of it is dead."""
+    def start(self, work: Work, limited: bool = False, alone: bool = True, on_end: Ended | None = None) -> Guarded:
+        """Do `work` under a guard.
+
+        `limited` work is the job's own and counts as such; work that is not `alone` will have more of it beside it.
+        `on_end` hears of an end that nobody has asked for.
+        """
         self.check()
-        return _Guarded(self, work, deadline, limited).run()
+        others = any(guarded.limited for guarded in self._running)
+        if limited and not others:
+            self._next_sample = time.monotonic() + SAMPLE_S
+        used = {guarded.number for guarded in self._running}
+        number = next(number for number in count() if number not in used)
+        guarded = Guarded(self._paths, number, work, limited, on_end)
+        guarded.begin(self._user, alone and not others)
+        self._running.append(guarded)
+        self._selector.register(guarded, selectors.EVENT_READ, guarded)
+        return guarded
 
+    def wait(self, guarded: Guarded, deadline: float | None = None) -> dict[str, Any]:
+        """Until everything of it is dead; its result. Interrupted or GuardFailed when everything else is dead, too."""
+        self.until(lambda: guarded.over, deadline)
+        if guarded.result is None:
+            self._look(None)
+        assert guarded.result is not None  # else a dead guard has ended the job
+        return guarded.result
 
-class _Guarded:
-    """One guard from the runner's side."""
+    def guarded(self, work: Work, deadline: float | None = None, limited: bool = False) -> dict[str, Any]:
+        """Do `work` under a guard and wait for it."""
+        return self.wait(self.start(work, limited), deadline)
 
-    def __init__(self, owner: Supervisor, work: Work, deadline: float | None, limited: bool) -> None:
-        self._owner = owner
-        self._work = work
-        self._deadline = deadline
-        self._limited = limited
-        self._control, self._theirs = socket.socketpair()
-        self._files: dict[str, int] = {}
-        self._pipes: dict[str, list[int]] = {}
-        self._told: dict[str, bool] = dict.fromkeys(spool.STREAMS, False)
-        self._said = b""
-        self._asked: float | None = None
-        self._patience = 0.0
-        self._next_sample = time.monotonic() + SAMPLE_S
+    def until(self, done: Callable[[], bool], deadline: float | None = None, patience_s: float | None = None) -> bool:
+        """Serve everybody until `done` says so, False if that takes longer than `patience_s`.
 
-    def run(self) -> dict[str, Any]:
-        owner = self._owner
-        self._open()
-        try:
-            self._fork()
-            owner._selector.register(self._control, selectors.EVENT_READ, "guard")
-            result = self._wait()
-            if result is None:
-                self._mop_up()
-                status = owner._guard_status or 0
-                if owner._interruption is not None:
-                    raise owner._interruption
-                if os.WIFSIGNALED(status):
-                    raise Interrupted("failed", EVICTED)
-                raise GuardFailed(f"the guard ended with {linux.exit_code(status)}")
-            if self._asked is not None and owner._interruption is not None:
-                owner._interruption.result = result
-                raise owner._interruption
-            return result
-        finally:
-            self._close()
-
-    def _open(self) -> None:
-        user = self._owner._user
-        for name in spool.STREAMS:
-            out, into = os.pipe()
-            # so that the job may open /dev/stdout by name
-            os.fchown(into, user.uid, user.gid)
-            self._pipes[name] = [out, into]
-            path = spool.stream_path(self._owner._paths.spool, name)
-            self._files[name] = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-
-    def _fork(self) -> None:
-        owner = self._owner
-        parent = os.getpid()
-        ends = (self._pipes["stdout"][1], self._pipes["stderr"][1])
-        sources = {self._pipes[name][0]: self._files[name] for name in spool.STREAMS}
-        uid = owner._user.uid if owner._user.own else None
-
-        def body() -> int:
-            linux.set_title("prominence-agent guard " + owner._assignment.lease)
-            if not linux.die_with_parent(signal.SIGTERM, parent):
-                return 1
-            return Guard(self._work, self._theirs, sources, owner._group, uid).run(ends)
-
-        owner._guard_status = None
-        keep = [self._theirs.fileno(), *ends, *sources.keys(), *sources.values()]
-        owner._guard = forks.fork(body, keep=keep)
-        Process.of(owner._guard).write(owner._paths.guard, sync=False)
-        self._theirs.close()
-        for end in ends:
-            os.close(end)
-
-    def _wait(self) -> dict[str, Any] | None:
-        owner = self._owner
+        Raises as `wait` does. `deadline` is the walltime's.
+        """
+        end = None if patience_s is None else time.monotonic() + patience_s
         while True:
-            said = owner._turn(self._timeout(), self._control)
-            if owner._guard_status is not None:
-                said += self._rest()  # its last words may have come between the two looks
-            self._said += said
-            *lines, self._said = self._said.split(b"\n")
-            for line in lines:
-                message = json.loads(line)
-                if "result" in message:
-                    result: dict[str, Any] = message["result"]
-                    return result
-            if owner._guard_status is not None and not said:
-                return None
-            self._pass_on()
-            self._check_limits()
-            if owner._interruption is not None and self._asked is None:
-                self._ask(owner._interruption.grace_s)
-            if self._asked is not None and time.monotonic() > self._asked + self._patience:
-                linux.send([owner._guard], signal.SIGKILL)
+            if done():
+                return True
+            self._look(deadline)
+            now = time.monotonic()
+            if end is not None and now >= end:
+                return False
+            limits = [moment for moment in (deadline, end) if moment is not None]
+            if any(guarded.limited for guarded in self._running):
+                limits.append(self._next_sample)
+            self._turn(min([60.0, *(moment - now for moment in limits), *self._press()]))
 
-    def _rest(self) -> bytes:
-        self._control.setblocking(False)
-        said = b""
-        while True:
-            try:
-                more = self._control.recv(1 << 20)
-            except OSError:
-                return said
-            if not more:
-                return said
-            said += more
+    def end(self, works: Iterable[Guarded], grace_s: float, deadline: float | None = None) -> None:
+        """Have work end, and wait until it has; raises as `wait` does."""
+        wanted = list(works)
+        for guarded in wanted:
+            guarded.ask(grace_s)
+        self.until(lambda: all(guarded.over for guarded in wanted), deadline)
 
-    def _timeout(self) -> float:
+    def check(self) -> None:
+        """Raise if the job must end; for the moments between two pieces of work."""
+        self._turn(0.0)
+        self._look(None)
+
+    def end_all(self, grace_s: float) -> None:
+        """Nothing guarded is left after this, whatever happens meanwhile."""
+        for guarded in self._running:
+            if not guarded.work.carries:
+                guarded.ask(grace_s)
+        late = time.monotonic() + grace_s + STUCK_S
+        while self._running:
+            if time.monotonic() >= late or all(guarded.work.carries for guarded in self._running):
+                for guarded in self._running:
+                    guarded.ask(0.0)
+            self._turn(min([STUCK_S, *self._press()]))
+        if self._died:
+            self._mop_up()
+
+    def _press(self) -> list[float]:
+        return [guarded.press() for guarded in self._running if guarded.asked]
+
+    def _look(self, deadline: float | None) -> None:
+        """See whether a limit is passed; raise if the job must end, and everything of it is dead by then."""
+        self._check_limits(deadline)
+        if self._interruption is None:
+            return
+        self.end_all(self._interruption.grace_s)
+        raise self._broken or self._interruption
+
+    def _check_limits(self, deadline: float | None) -> None:
         now = time.monotonic()
-        if self._asked is not None:
-            return max(0.0, min(1.0, self._asked + self._patience - now))
-        until = self._next_sample if self._limited else now + 60.0
-        if self._deadline is not None:
-            until = min(until, self._deadline)
-        return max(0.0, until - now)
-
-    def _pass_on(self) -> None:
-        for name, wanted in self._owner._discard.items():
-            if wanted and not self._told[name]:
-                self._told[name] = True
-                self._say({"discard": self._files[name]})
-
-    def _say(self, message: dict[str, Any]) -> None:
-        try:
-            self._control.sendall(encode(message) + b"\n")
-        except OSError:
-            return  # it is dead, which the next turn of the loop sees
-
-    def _ask(self, grace_s: float) -> None:
-        self._asked = time.monotonic()
-        self._patience = grace_s + GUARD_PATIENCE_S
-        self._say({"kill": grace_s})
-        # it may be in the middle of preparing a container, where it does not listen
-        linux.send([self._owner._guard], signal.SIGTERM)
-
-    def _check_limits(self) -> None:
-        owner, now = self._owner, time.monotonic()
-        if self._deadline is not None and now >= self._deadline:
-            owner._interrupt(Interrupted("killed", "Walltime limit exceeded", WALLTIME_GRACE_S))
-        if not self._limited or now < self._next_sample:
+        if deadline is not None and now >= deadline:
+            self._interrupt(Interrupted("killed", "Walltime limit exceeded", WALLTIME_GRACE_S))
+        counted = [guarded for guarded in self._running if guarded.limited]
+        if not counted or now < self._next_sample:
             return
         self._next_sample = now + SAMPLE_S
-        if owner._group.oom_kills() or (not owner._group.limits_memory and owner.memory.exceeded(owner._guard)):
-            owner._interrupt(Interrupted("killed", "Job used too much memory"))
-        if owner.disk is not None and owner.disk.exceeded():
-            owner._interrupt(Interrupted("killed", "Job used too much disk"))
+        if self._group.oom_kills() or (self._watched(counted) and self._memory_exceeded(counted)):
+            self._interrupt(Interrupted("killed", "Job used too much memory"))
+        if self.disk is not None and self.disk.exceeded():
+            self._interrupt(Interrupted("killed", "Job used too much disk"))
+
+    def _watched(self, counted: list[Guarded]) -> bool:
+        return not self._group.limits_memory or any(guarded.work.regroups for guarded in counted)
+
+    def _memory_exceeded(self, counted: list[Guarded]) -> bool:
+        apart_kb = sum(guarded.memory_kb for guarded in counted)
+        return self.memory.exceeded([guarded.pid for guarded in counted], apart_kb)
 
     def _mop_up(self) -> None:
-        """The guard is dead: its orphans are ours now, because we are a subreaper too."""
-        owner = self._owner
-        self._work.kill()
-        owner._group.kill()
-        uid = owner._user.uid if owner._user.own else None
-        linux.kill_branded(linux.Brand(owner._paths.marker, uid))
+        """Guards are dead: their orphans are ours now, because we are a subreaper too."""
+        for guarded in self._died:
+            guarded.work.kill()
+        self._group.kill()
+        uid = self._user.uid if self._user.own else None
+        linux.kill_branded(linux.Brand(self._paths.marker, uid))
         while True:
             left = [
                 found.pid
                 for found in linux.descendants(os.getpid())
-                if found.pid != owner._reporter and found.state not in "ZX"
+                if found.pid != self._reporter and found.state not in "ZX"
             ]
             linux.send(left, signal.SIGKILL)
-            owner._reap()
+            self._reap()
             if not left:
                 break
             time.sleep(0.01)
-        for name, (out, _) in self._pipes.items():
-            self._drain(out, self._files[name])
-        self._work.end()
-
-    def _drain(self, out: int, target: int) -> None:
-        os.set_blocking(out, False)
-        while True:
-            try:
-                data = os.read(out, 65536)
-            except BlockingIOError:
-                return
-            if not data:
-                return
-            os.write(target, data)
-
-    def _close(self) -> None:
-        owner = self._owner
-        if self._control.fileno() in owner._selector.get_map():
-            owner._selector.unregister(self._control)
-        self._control.close()
-        for name in spool.STREAMS:
-            os.close(self._pipes[name][0])
-            os.close(self._files[name])
-        # not before the guard has left its zombie: the next one's death must not be mixed up with its
-        while owner._guard_status is None:
-            owner._turn(1.0)
-        owner._guard = 0
+        for guarded in self._died:
+            guarded.drain()
+            guarded.close()
+            guarded.work.end()
+        self._died.clear()

@@ -23,13 +23,16 @@ def group_name(paths: LeasePaths) -> str:
     return "prominence-" + paths.lease
 
 
-def await_guard(paths: LeasePaths) -> None:
-    """A guard whose runner is dead kills its work by itself; give it the time, then kill it too."""
-    guard = Process.read(paths.guard)
+def await_guards(paths: LeasePaths) -> None:
+    """Guards whose runner is dead kill their work by themselves; give them the time, then kill them too."""
+    guards = [guard for guard in map(Process.read, paths.guards()) if guard is not None]
     end = time.monotonic() + GUARD_PATIENCE_S
-    while guard is not None and guard.alive:
+    while True:
+        left = [guard.pid for guard in guards if guard.alive]
+        if not left:
+            return
         if time.monotonic() > end:
-            linux.send([guard.pid], signal.SIGKILL)
+            linux.send(left, signal.SIGKILL)
         time.sleep(0.02)
 
 
@@ -43,7 +46,7 @@ def _containers(paths: LeasePaths) -> list[dict[str, str]]:
 
 def kill(paths: LeasePaths, node: Node | None) -> list[int]:
     """Kill every process of the lease, by all that it can be known by; returns what would not die."""
-    await_guard(paths)
+    await_guards(paths)
     if node is not None:
         for container in _containers(paths):
             try:
@@ -71,7 +74,7 @@ def close(paths: LeasePaths, how: dict[str, Any]) -> None:
     write_atomic(paths.ended, json.dumps(how))
     write_atomic(paths.assignment, json.dumps({"lease": paths.lease}))
     shutil.rmtree(paths.spool, ignore_errors=True)
-    for path in (paths.guard, paths.containers, paths.stop, paths.lost):
+    for path in (*paths.guards(), paths.containers, paths.stop, paths.lost):
         try:
             os.unlink(path)
         except FileNotFoundError:

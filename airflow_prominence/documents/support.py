@@ -34,7 +34,7 @@ TASK_GAPS: Final[tuple[tuple[str, Callable[[Task], object]], ...]] = (
     ("stdout", lambda task: task.stdout),
 )
 
-SUPPORTED_TASK_TYPES: Final = frozenset({"basic"})
+SUPPORTED_TASK_TYPES: Final = frozenset({"basic", "sidecar"})
 
 UNSUPPORTED_IMAGES: Final[tuple[tuple[str, Callable[[str], bool]], ...]] = (
     ("Singularity Hub images", lambda image: image.startswith("shub://")),

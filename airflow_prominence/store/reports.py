@@ -121,9 +121,18 @@ def _sentence(job: Job, kind: str, data: Mapping[str, Any]) -> str:
             return f"Task {data['task']}: image {image} could not be pulled"
         return f"Task {data['task']}: image {image} pulled in {float(data['seconds']):.1f} s"
     if kind == "task":
+        if data.get("sidecar"):
+            return _sidecar_sentence(data)
         retries = f" after {data['retries']} retries" if data.get("retries") else ""
         return f"Task {data['task']} ended with exit code {data['exit_code']} in {float(data['wall']):.1f} s{retries}"
     return str(data["message"])[:_LONGEST_LINE]
+
+
+def _sidecar_sentence(data: Mapping[str, Any]) -> str:
+    code, wall = data["exit_code"], float(data["wall"])
+    if data["sidecar"] == "early":
+        return f"Task {data['task']}, a sidecar, ended early with exit code {code} after {wall:.1f} s; the job goes on"
+    return f"Task {data['task']}, a sidecar, was ended after the last task; its exit code is {code}"
 
 
 def _end(session: Session, job: Job, lease: Lease, data: Mapping[str, Any], at: float) -> None:

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from airflow_prominence.agent.build import build_pyz
-from airflow_prominence.agent.images.demo import DEMO_NAME, build_demo_image
+from airflow_prominence.agent.images.demo import DEMO_NAME, build_demo_image, find_busybox
 
 from .apiserver import L1, L2, L3, Api
 from .conftest import Agent, alive, eventually
 from .test_jobs import sh
+
+IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +117,41 @@ def test_a_task_may_tidy_up_before_it_is_killed(api: Api, node: Agent) -> None:
         api.lock.notify_all()
     api.wait(lambda: lease.end)
     assert bytes(lease.streams["stdout"]) == b"up\ntidied\n"
+
+
+@pytest.mark.parametrize("runtime", ["singularity", "udocker"])
+def test_a_server_in_a_sidecar(api: Api, node: Agent, runtime: str) -> None:
+    """Home, /tmp and the network are shared; a root that may be written is each one's own."""
+    if find_busybox() is None:
+        (pytest.fail if IN_CI else pytest.skip)("busybox-static, which has a small HTTP server, is not installed")
+    serve = (
+        "trap 'echo tidied; exit 0' TERM; echo served > page; echo x > /tmp/t; {} httpd -f -p 127.0.0.1:18653 & wait"
+    )
+    fetch = "until wget -qO- http://127.0.0.1:18653/page 2>/dev/null; do sleep 0.05; done; cat /tmp/t; ls /mine"
+    touch = "echo x > /mine;" if runtime == "udocker" else ""
+    lease = api.assign(L1, [task(fetch, runtime), task(serve.format(touch), runtime) | {"type": "sidecar"}])
+    api.wait(lambda: lease.end, 60)
+    assert bytes(lease.streams["stdout"]) == b"served\nx\ntidied\n"
+    assert lease.end is not None
+    assert [one["exitCode"] for one in lease.end["execution"]["tasks"]] == [1, 0]
+    node.forget(L1)
+
+
+def test_a_sidecar_that_hides(api: Api, node: Agent) -> None:
+    hide = "trap '' TERM; (setsid sh -c \"trap '' TERM; sleep 317\" &); touch up; sleep 318"
+    wait = "while [ ! -e up ]; do sleep 0.05; done; echo task; sleep 319"
+    one = api.assign(L1, [task(hide) | {"type": "sidecar"}, task(wait.replace("sleep 319", "true"))])
+    two = api.assign(L2, [task(hide) | {"type": "sidecar"}, task(wait)])
+    api.wait(lambda: two.streams["stdout"], 60)
+    with api.lock:
+        two.stop = {"why": "Job deleted by user", "grace_s": 1}
+        api.lock.notify_all()
+    api.wait(lambda: one.end and two.end, 30)
+    assert one.end is not None
+    assert (one.end["status"], one.end["node_success"]) == ("completed", True)
+    assert [item["exitCode"] for item in one.end["execution"]["tasks"]] == [137, 0]
+    node.forget(L1, L2)
+    assert not _inside(node)
 
 
 def test_limits(api: Api, node: Agent) -> None:

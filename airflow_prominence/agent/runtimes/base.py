@@ -85,8 +85,11 @@ class Launch:
 
 @dataclass(frozen=True)
 class Usage:
+    """What a container has used: CPU seconds, its most memory, and its memory now (KB)."""
+
     cpu_s: float
     max_rss_kb: int
+    rss_kb: int = 0
 
 
 class Runtime(ABC):
@@ -95,6 +98,8 @@ class Runtime(ABC):
     name: str
     # Whether its containers are walls at all; the self-test looks for itself besides.
     isolates = True
+    # Whether its containers leave the group of processes in which they are started, so that its limits don't hold them.
+    regroups = False
 
     def __init__(self, engine_dir: str) -> None:
         self.engine_dir = engine_dir

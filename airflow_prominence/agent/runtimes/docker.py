@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import subprocess
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Tuple
 
 from ..images.tree import remove_tree
 from .base import ContainerError, ContainerSpec, Launch, Runtime, RuntimeUnavailable, Usage
@@ -25,6 +25,7 @@ _ROOT = "prominence-root"
 
 class Docker(Runtime):
     name = "docker"
+    regroups = True
 
     def probe(self) -> str:
         done = run([self._docker(), "version", "--format", "{{.Server.Version}}"], env=self._clean())
@@ -138,11 +139,20 @@ def _cgroup_usage(pid: str) -> Usage:
     stat = _read(f"{unified}/cpu.stat")
     if "usage_usec" in stat:
         cpu = int(stat.split("usage_usec")[1].split()[0]) / 1e6
+        now = _memory(f"{unified}/memory.stat", ("anon", "shmem"))
         peak = _read(f"{unified}/memory.peak") or _read(f"{unified}/memory.current")
     else:
         cpu = int(_read(f"/sys/fs/cgroup/cpuacct{groups.get('cpuacct', '')}/cpuacct.usage") or 0) / 1e9
-        peak = _read(f"/sys/fs/cgroup/memory{groups.get('memory', '')}/memory.max_usage_in_bytes")
-    return Usage(cpu, int(peak or 0) // 1024)
+        memory = f"/sys/fs/cgroup/memory{groups.get('memory', '')}"
+        now = _memory(f"{memory}/memory.stat", ("total_rss", "total_shmem"))
+        peak = _read(f"{memory}/memory.max_usage_in_bytes")
+    return Usage(cpu, int(peak or 0) // 1024, now // 1024)
+
+
+def _memory(path: str, kinds: Tuple[str, ...]) -> int:
+    """Bytes that can't be dropped as a file's cache can."""
+    lines = [line.split() for line in _read(path).splitlines()]
+    return sum(int(number) for kind, number in lines if kind in kinds)
 
 
 def _read(path: str) -> str:

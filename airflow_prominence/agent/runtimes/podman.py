@@ -23,6 +23,7 @@ _INIT_FOLDERS = "/usr/libexec/podman:/usr/local/libexec/podman:/usr/lib/podman:/
 
 class Podman(Runtime):
     name = "podman"
+    regroups = True
 
     def probe(self) -> str:
         podman = self._podman()

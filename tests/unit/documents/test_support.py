@@ -53,7 +53,7 @@ ONEDATA = {"type": "onedata", "mountpoint": "/data", "onedata": {"provider": "p"
         (job(policies={"autoScalingType": "dedicated"}), "policies.autoScalingType: is not supported yet"),
         (job(policies={"preemptible": True}), "policies.preemptible: is not supported yet"),
         (second_task(type="openmpi"), 'tasks[1].type: "openmpi" is not supported yet'),
-        (second_task(type="sidecar"), 'tasks[1].type: "sidecar" is not supported yet'),
+        (second_task(type="mpich"), 'tasks[1].type: "mpich" is not supported yet'),
         (second_task(procsPerNode=1), "tasks[1].procsPerNode: is not supported yet"),
         (second_task(app="a"), "tasks[1].app: is not supported yet"),
         (second_task(stdout="a"), "tasks[1].stdout: is not supported yet"),
@@ -114,6 +114,7 @@ def test_not_yet(document: dict[str, Any], sentence: str) -> None:
             imagePullCredential={"username": "u", "token": "t"},
         ),
         second_task(image="https://a.example/b.tar"),
+        second_task(type="sidecar"),
     ],
 )
 def test_what_runs(document: dict[str, Any]) -> None:

@@ -1,0 +1,115 @@
+"""What a guard can guard: a function such as a pull, or one try of one task in its container."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+from typing import Any, Callable, Dict
+
+from . import linux
+from .cgroup import NO_GROUP, Cgroup
+from .runtimes.base import ContainerSpec, Launch, Runtime, Usage
+from .wire import encode
+
+Message = Dict[str, Any]
+
+
+class Work:
+    """What a guard can guard. `begin` runs in the guard and returns what its child is to do."""
+
+    #: Processes that belong to this work whatever they have become.
+    group: Cgroup = NO_GROUP
+    #: Other work stands on this one (as containers on a mount), so when all must end it ends last.
+    carries = False
+    #: Its processes leave the lease's group for one of their own, where its limits don't hold them.
+    regroups = False
+
+    def begin(self) -> Callable[[int], None]:
+        """A function for the forked child; it gets a descriptor to write one line of JSON to, and must not return."""
+        raise NotImplementedError
+
+    def usage(self) -> Usage | None:
+        """What it has used so far where the guard's children do not show it."""
+        return None
+
+    def kill(self) -> None:
+        """End what is not below the guard."""
+
+    def end(self) -> None:
+        """Everything of the work is dead."""
+
+
+class Call(Work):
+    """A Python function, such as a pull, whose answer is small JSON."""
+
+    def __init__(self, function: Callable[[], Message], marker: str) -> None:
+        self._function = function
+        self._marker = marker
+
+    def begin(self) -> Callable[[int], None]:
+        def child(out: int) -> None:
+            name, _, value = self._marker.partition("=")
+            os.environ[name] = value
+            os.write(out, encode(self._function()) + b"\n")
+            os._exit(0)
+
+        return child
+
+
+class Container(Work):
+    """One try of one task. `group` is this container's own part of the job's."""
+
+    def __init__(self, runtime: Runtime, spec: ContainerSpec, group: Cgroup, marker: str) -> None:
+        self._runtime = runtime
+        self._spec = spec
+        self.group = group
+        self.regroups = runtime.regroups
+        self._marker = marker
+
+    def begin(self) -> Callable[[int], None]:
+        self._runtime.prepare(self._spec)
+        launch = self._runtime.launch(self._spec)
+
+        def child(out: int) -> None:
+            try:
+                execute(launch, self.group, self._marker)
+            except OSError as error:
+                sentence = f"{launch.argv[0]}: {os.strerror(error.errno or errno.ENOEXEC)}"
+                os.write(out, encode({"error": sentence}) + b"\n")
+            os._exit(127)
+
+        return child
+
+    def usage(self) -> Usage | None:
+        return self._runtime.usage(self._spec.name)
+
+    def kill(self) -> None:
+        self._runtime.kill(self._spec.name)
+
+    def end(self) -> None:
+        self._runtime.cleanup(self._spec)
+        self.group.remove()
+
+
+def execute(launch: Launch, group: Cgroup, marker: str) -> None:
+    """Become what `launch` says, in `group` and marked as the lease's; raises OSError where that can't be."""
+    name, _, value = marker.partition("=")
+    environment = dict(launch.env)
+    environment[name] = value
+    group.join()
+    os.umask(0o022)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    parent = os.getppid()
+    if launch.run_as is not None:
+        uid, gid = launch.run_as
+        os.setgroups([])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+    # after the change of user, which clears it
+    if not linux.die_with_parent(signal.SIGKILL, parent):
+        os._exit(137)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    os.execvpe(launch.argv[0], launch.argv, environment)  # noqa: S606 - no shell is what we want
