@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from airflow_prominence.agent.images.cache import ImageCache
+from airflow_prominence.agent.images.model import Wanted
 from airflow_prominence.agent.runtimes.base import ContainerSpec
 from airflow_prominence.agent.runtimes.loading import load
 from benchmarks.meters import CONTROLLERS, Row, cpu_s, memory_mb, spread, timed
@@ -37,7 +38,7 @@ def floor(stack: Stack, runs: int = 30) -> list[Row]:
         base = Path(folder)
         base.chmod(0o755)
         cache = ImageCache(str(base / "cache"), images_dir=str(stack.places.images))
-        image, _ = cache.get(stack.image, None, lambda _: None)
+        image, _ = cache.get(Wanted(stack.image), lambda _: None)
         runtime = load("bubblewrap", str(stack.places.engines))
         took = [timed(lambda: _by_hand(runtime, image, base)) for _ in range(runs)]
         cache.close()

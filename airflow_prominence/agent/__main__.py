@@ -33,6 +33,10 @@ def _parser() -> argparse.ArgumentParser:
         help="all users of this node trust each other: a runtime that isolates nothing (udocker) may serve them",
     )
     serve.add_argument("--images-dir", help="folder of local image archives (default: STATE/images)")
+    serve.add_argument(
+        "--insecure-registries", default="", help="HOST:PORT,... that images may be taken from over plain HTTP"
+    )
+    serve.add_argument("--registry-ca", help="file of certificates to trust for images beside the system's")
     serve.add_argument("--engine-dir", help="folder for what the runtimes keep for themselves")
 
     run = commands.add_parser("run", help="run the one job whose assignment is recorded in the state folder")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import socket
+import ssl
 import urllib.request
 from dataclasses import dataclass
 from typing import Any, Union
@@ -33,10 +34,11 @@ class AddressRefused(Exception):
 
 @dataclass(frozen=True)
 class Allowed:
-    """What a site's nodes may fetch from beside public addresses."""
+    """What a site's nodes may fetch from beside public addresses; `hosts` (`name:port`) are the node's admin's own."""
 
     private: bool = False
     loopback: bool = False
+    hosts: frozenset[str] = frozenset()
 
     def check(self, address: str) -> None:
         """Raise AddressRefused if nothing may be fetched from this numeric address."""
@@ -57,6 +59,7 @@ class Allowed:
 
 
 EVERYWHERE = Allowed(private=True, loopback=True)
+PUBLIC_ONLY = Allowed()
 
 
 def _meant(address: _Address) -> _Address:
@@ -78,6 +81,8 @@ def connect(address: tuple[str, int], timeout_s: float, allowed: Allowed) -> soc
     another one the second time can't slip through.
     """
     host, port = address
+    # The admin named the host, which may be anywhere but at a metadata service.
+    allowed = EVERYWHERE if f"{host}:{port}" in allowed.hosts else allowed
     last: Exception = OSError(f"{host} has no address")
     for family, kind, protocol, _, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
         connection = None
@@ -119,8 +124,11 @@ def connection(
     return (secure if scheme == "https" else plain)(host, port, timeout=timeout_s)
 
 
-def opener(allowed: Allowed) -> urllib.request.OpenerDirector:
-    """An opener of http and https URLs that refuses addresses at first hand and behind every redirect."""
+def opener(allowed: Allowed, context: ssl.SSLContext | None = None) -> urllib.request.OpenerDirector:
+    """An opener of http and https URLs that refuses addresses at first hand and behind every redirect.
+
+    `context` says which certificates are trusted, if others than the system's are.
+    """
     plain, secure = _classes(allowed)
 
     class HttpHandler(urllib.request.HTTPHandler):
@@ -129,7 +137,7 @@ def opener(allowed: Allowed) -> urllib.request.OpenerDirector:
 
     class HttpsHandler(urllib.request.HTTPSHandler):
         def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-            return self.do_open(secure, req)
+            return self.do_open(secure, req, context=context)
 
     made = urllib.request.OpenerDirector()
     # Not build_opener's choice: it adds file: and ftp:, to which a server could redirect.

@@ -35,6 +35,10 @@ class Task:
     workdir: str | None
     type: str
     credential: Credential | None
+    sha256: str | None = None  # what the image must be
+    image_url: str | None = None  # where the user's uploaded image is
+    image_refusal: str | None = None  # why the image may not be had, found out when the job was placed
+    app: str | None = None
 
     @property
     def is_sidecar(self) -> bool:
@@ -114,6 +118,7 @@ def _task(index: int, raw: Any) -> Task:
         workdir=workdir,
         type=kind,
         credential=credential,
+        **{key: _text_or_none(where, raw, key) for key in ("sha256", "image_url", "image_refusal", "app")},
     )
 
 
@@ -121,6 +126,13 @@ def _allowed(raw: Any) -> Allowed:
     if not isinstance(raw, dict):
         raise BadAssignment("addresses: must be an object")
     return Allowed(private=raw.get("private") is True, loopback=raw.get("loopback") is True)
+
+
+def _text_or_none(where: str, raw: Mapping[str, Any], key: str) -> str | None:
+    value = raw.get(key)
+    if value is not None and (not isinstance(value, str) or not value or "\0" in value):
+        raise BadAssignment(f"{where}{key}: must be null or a string")
+    return value
 
 
 def parse(text: str) -> Assignment:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import posixpath
@@ -13,11 +12,12 @@ from typing import Any, Mapping
 from . import facts, spool, stage
 from .assignment import Assignment, Task
 from .cgroup import Cgroup
-from .images.cache import ImageCache
-from .images.model import Credential, Image, PullError
+from .images.model import Image
+from .images.sources import Sources
 from .limits import DiskWatch
 from .node import Node
 from .paths import LeasePaths
+from .pulling import Images
 from .runtimes.base import HOME, TMP, ContainerSpec, RuntimeUnavailable
 from .sidecars import Sidecars
 from .supervise import WALLTIME_GRACE_S, GuardFailed, Interrupted, Supervisor
@@ -77,7 +77,8 @@ class Job:
         self._supervisor = supervisor
         self._reports = reports
         self._tasks = [TaskState() for _ in assignment.tasks]
-        self._cache: ImageCache | None = None
+        sources = Sources(node.insecure, node.ca_file, assignment.allowed)
+        self._images = Images(node, sources, lambda work: supervisor.guarded(Call(work, paths.marker)), lambda _: None)
         self._folders: stage.JobFolders | None = None
         self._stage_in_s = 0.0
         self._sidecars = Sidecars(supervisor, reports, lambda index, result: self._used(index, 0, result))
@@ -127,60 +128,18 @@ class Job:
         command = self._node.runtimes.get(task.runtime)
         if command is None:
             raise JobFailed(EXEC_FAILED, f"runtime {task.runtime!r} is not available on this node")
+        pulled = self._images.pull(task, command)
+        for line in pulled.lines:
+            self._reports.add("log", {"message": line})
         state = self._tasks[index]
-        for earlier in range(index):
-            other = self._assignment.tasks[earlier]
-            if (other.image, other.runtime) == (task.image, task.runtime):
-                state.image = self._tasks[earlier].image
-                self._pulled(index, "cached", -1)
-                return
-        if self._cache is None:
-            self._cache = self._node.cache()
-        cache = self._cache
-        credential = None
-        if task.credential is not None:
-            credential = Credential(task.credential.username, task.credential.token)
-
-        def pull() -> dict[str, Any]:
-            lines: list[str] = []
-            try:
-                image, status = self._node.runtime(str(command)).pull(task.image, cache, credential, lines.append)
-            except PullError as error:
-                return {"failed": error.last_line, "log": lines[-20:]}
-            except RuntimeUnavailable as error:
-                return {"failed": str(error), "log": lines[-20:]}
-            return {"image": dataclasses.asdict(image), "status": status, "log": lines[-20:]}
-
-        began = time.monotonic()
-        result = self._supervisor.guarded(Call(pull, self._paths.marker))
-        seconds = time.monotonic() - began
-        answer = result["answer"]
-        if "image" not in answer:
-            why = str(answer.get("failed") or result["error"] or "the pull ended with {}".format(result["code"]))
-            self._pulled(index, "failed", seconds)
-            raise JobFailed(PULL_FAILED, why)
-        image = Image(**answer["image"])
-        if image.sha256:
-            # the one who pulled is gone, and its hold on the image with it
-            image = cache.held(image.sha256, image.name) or image
-        state.image = image
-        cached = answer["status"] == "cached"
-        self._pulled(index, str(answer["status"]), -1 if cached else seconds, image.sha256)
-
-    def _pulled(self, index: int, status: str, seconds: float, sha256: str | None = None) -> None:
-        state = self._tasks[index]
-        sha256 = sha256 or (state.image.sha256 if state.image is not None else None)
-        state.pull = {"imagePullStatus": status, "imagePullTime": round(seconds, 3)}
-        report = {"task": index, "status": status, "seconds": round(seconds, 3)}
-        if sha256:
-            state.pull["imageSha256"] = sha256
-            report["sha256"] = sha256
-        self._reports.add("pulled", report)
+        state.image, state.pull = pulled.image, pulled.execution()
+        self._reports.add("pulled", pulled.report(index))
+        if pulled.image is None:
+            raise JobFailed(PULL_FAILED, pulled.why)
 
     def give_up_images(self) -> None:
         """Say that this job's images may be evicted."""
-        if self._cache is not None:
-            self._cache.close()
+        self._images.close()
 
     # -- tasks
 
@@ -283,6 +242,7 @@ class Job:
             cpus=resources.cpus,
             writable=task.runtime == "udocker",
             scratch=scratch,
+            app=task.app,
         )
 
     def _environment(self, index: int, task: Task) -> dict[str, str]:

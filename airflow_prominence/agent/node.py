@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Mapping
 
 from .images.cache import ImageCache
+from .images.sources import PUBLIC, Sources
 from .paths import read_json, write_atomic
 from .runtimes.base import Runtime
 from .runtimes.loading import load
@@ -25,13 +26,24 @@ class Node:
     info: Mapping[str, Any]
     images_dir: str | None
     engine_dir: str | None
+    #: Hosts of images that may be asked over plain HTTP, and a file of CAs to trust beside the system's.
+    insecure: tuple[str, ...] = ()
+    ca_file: str | None = None
 
     @classmethod
     def read(cls, state: str) -> Node:
         found = read_json(os.path.join(state, "node.json"))
         if found is None:
             raise FileNotFoundError(f"{state}: no agent has served this folder yet")
-        return cls(state, found["runtimes"], found["info"], found["images_dir"], found["engine_dir"])
+        return cls(
+            state,
+            found["runtimes"],
+            found["info"],
+            found["images_dir"],
+            found["engine_dir"],
+            tuple(found.get("insecure") or ()),
+            found.get("ca_file"),
+        )
 
     def write(self) -> None:
         facts = {
@@ -39,6 +51,8 @@ class Node:
             "info": dict(self.info),
             "images_dir": self.images_dir,
             "engine_dir": self.engine_dir,
+            "insecure": list(self.insecure),
+            "ca_file": self.ca_file,
         }
         write_atomic(os.path.join(self.state, "node.json"), json.dumps(facts))
 
@@ -48,9 +62,9 @@ class Node:
     def version(self, command: str) -> str:
         return str(self.info.get(command, {}).get("version") or "")
 
-    def cache(self) -> ImageCache:
+    def cache(self, sources: Sources = PUBLIC) -> ImageCache:
         images = self.images_dir or os.path.join(self.state, "images")
-        return ImageCache(os.path.join(self.state, "cache"), images_dir=images)
+        return ImageCache(os.path.join(self.state, "cache"), images, sources)
 
     def trim_cache(self) -> list[str]:
         """Remove the images used longest ago beyond the cache's part, and what killed pulls left; the images' names."""

@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 from .images.build import Entry, ImageConfig, layer, write_archive
 from .images.cache import ImageCache, write_text
 from .images.demo import base_entries, busybox_entries, find_busybox, host_entries
-from .images.model import PullError
+from .images.model import PullError, Wanted
 from .images.tree import remove_tree
 from .runtimes.base import ContainerError, ContainerSpec, Image, Runtime, RuntimeUnavailable
 from .runtimes.files import make_folder, run
@@ -134,7 +134,7 @@ class Examination:
 
     def _run(self, runtime: Runtime, job: str, writable: bool) -> Dict[str, str]:
         assert self._cache is not None
-        image, _ = runtime.pull("selftest", self._cache, None, lambda _line: None)
+        image, _ = runtime.pull(Wanted("selftest"), self._cache, lambda _line: None)
         self._count += 1
         folder = os.path.join(self._folder, "jobs", f"{runtime.name}-{'w' if writable else 'r'}-{job}")
         owner = (self._uid, self._gid)

@@ -24,6 +24,8 @@ def main(options: argparse.Namespace, state: str) -> int:
         runtimes, info = _runtimes(options, state)
         images = None if options.images_dir is None else os.path.abspath(options.images_dir)
         engine = None if options.engine_dir is None else os.path.abspath(options.engine_dir)
+        insecure = tuple(host.strip() for host in options.insecure_registries.split(",") if host.strip())
+        ca_file = None if options.registry_ca is None else os.path.abspath(options.registry_ca)
         room = serve.detected(state, options.cpus, options.memory_mb, options.disk_mb)
         config = serve.Config(
             url=options.url,
@@ -31,7 +33,7 @@ def main(options: argparse.Namespace, state: str) -> int:
             name=options.name,
             site=options.site,
             state=state,
-            node=Node(state, runtimes, info, images, engine),
+            node=Node(state, runtimes, info, images, engine, insecure, ca_file),
             **room,
         )
         return serve.serve(config)

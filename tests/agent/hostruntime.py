@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from airflow_prominence.agent.images.model import Credential, Image, PullError
+from airflow_prominence.agent.images.model import Image, PullError, Wanted
 from airflow_prominence.agent.runtimes.base import ContainerSpec, Launch, Runtime
 
 
@@ -20,12 +20,10 @@ class HostRuntime(Runtime):
     def probe(self) -> str:
         return "1"
 
-    def pull(
-        self, image: str, cache: Any, credential: Credential | None, log: Callable[[str], None]
-    ) -> tuple[Image, str]:
-        if image == "missing":
+    def pull(self, wanted: Wanted, cache: Any, log: Callable[[str], None]) -> tuple[Image, str]:
+        if wanted.name == "missing":
             raise PullError("image: missing does not exist")
-        return Image(image, "/", None, {}), "completed"
+        return Image(wanted.name, "/", None, {}), "completed"
 
     def prepare(self, spec: ContainerSpec) -> None:
         return None

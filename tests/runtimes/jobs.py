@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_prominence.agent.images.cache import ImageCache
+from airflow_prominence.agent.images.model import Wanted
 from airflow_prominence.agent.runtimes import ContainerSpec, Runtime
 from airflow_prominence.agent.runtimes.files import make_folder, run
 
@@ -43,7 +44,7 @@ class Job:
         self.tmp = make_folder(os.path.join(folder, "tmp"), job_user())
 
     def spec(self, image: str, argv: list[str] | None, **changes: Any) -> ContainerSpec:
-        pulled, _ = self.runtime.pull(image, self.cache, None, lambda line: None)
+        pulled, _ = self.runtime.pull(Wanted(image), self.cache, lambda line: None)
         uid, gid = job_user()
         fields: dict[str, Any] = {
             "name": f"ptest{os.getpid()}-{time.monotonic_ns()}",

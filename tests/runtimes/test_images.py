@@ -17,17 +17,21 @@ from types import SimpleNamespace
 import pytest
 
 from airflow_prominence.agent.addresses import EVERYWHERE
-from airflow_prominence.agent.images import registry as client
+from airflow_prominence.agent.images import download
 from airflow_prominence.agent.images.archive import Archive
 from airflow_prominence.agent.images.build import Entry, ImageConfig, layer, write_archive
 from airflow_prominence.agent.images.cache import ImageCache
-from airflow_prominence.agent.images.model import Credential, PullError
+from airflow_prominence.agent.images.model import Credential, PullError, Wanted
 from airflow_prominence.agent.images.reference import parse
+from airflow_prominence.agent.images.sources import Sources
 from airflow_prominence.agent.images.unpack import Budget, unpack_layer
 from airflow_prominence.agent.node import CACHE_PART, Node
 from tests.runtimes.registry import Registry, digest
 
 BASE = layer([Entry("etc/mark", 0o644, b"base\n"), Entry("bin/tool", 0o755, b"#!/bin/sh\n")])
+
+
+HERE = Sources(allowed=EVERYWHERE)
 
 
 def quiet(_line: str) -> None:
@@ -36,15 +40,14 @@ def quiet(_line: str) -> None:
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Iterator[ImageCache]:
-    made = ImageCache(str(tmp_path / "cache"), str(tmp_path / "images"))
+    made = ImageCache(str(tmp_path / "cache"), str(tmp_path / "images"), HERE)
     yield made
     made.close()
 
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client.time, "sleep", lambda seconds: None)
-    monkeypatch.setattr(client.Download.__init__, "__defaults__", (30.0, 0.0, lambda seconds: None, EVERYWHERE))
+    monkeypatch.setattr(download, "_PAUSE_S", 0.0)
 
 
 @pytest.fixture
@@ -194,12 +197,12 @@ def test_local_archives_by_name(tmp_path: Path, cache: ImageCache) -> None:
     (tmp_path / "images" / "broken.tar").write_bytes(b"no archive")
     write_archive(str(tmp_path / "images" / "x.tar"), ["prominence/demo:latest"], ImageConfig(cmd=["tool"]), [BASE])
     for name in ("prominence/demo", "prominence/demo:latest", "docker.io/prominence/demo", "docker://prominence/demo"):
-        image, _ = cache.get(name, None, quiet)
+        image, _ = cache.get(Wanted(name), quiet)
         assert Path(image.path, "etc/mark").read_text() == "base\n"
         assert image.cmd == ["tool"]
-    assert cache.get("prominence/demo", None, quiet)[1] == "cached"
+    assert cache.get(Wanted("prominence/demo"), quiet)[1] == "cached"
     write_archive(str(tmp_path / "images" / "x.tar"), ["prominence/demo:latest"], ImageConfig(cmd=["other"]), [BASE])
-    image, status = cache.get("prominence/demo", None, quiet)
+    image, status = cache.get(Wanted("prominence/demo"), quiet)
     assert (image.cmd, status) == (["other"], "completed")
 
 
@@ -231,40 +234,24 @@ def test_archives_of_docker_and_podman(tmp_path: Path, cache: ImageCache) -> Non
     source = tmp_path / "docker.tar"
     write_archive(str(source), ["name:latest"], ImageConfig(), [BASE, layer([Entry("etc/more", 0o644, b"m")])])
     _as_podman(source, images / "podman.tar")
-    image, _ = cache.get("name", None, quiet)
+    image, _ = cache.get(Wanted("name"), quiet)
     assert Path(image.path, "etc/mark").read_text() == "base\n"
     subprocess.run(["gzip", "-k", str(source)], check=True)
     for path in (source, tmp_path / "docker.tar.gz"):
-        with Archive(str(path), str(tmp_path)) as archive:
+        with Archive(str(path), str(tmp_path), str(path)) as archive:
             found = archive.find("docker.io/library/name")
             assert found is not None
             assert len(found.layers) == 2
 
 
-def test_an_archive_by_path_must_be_for_everybody(cache: ImageCache) -> None:
-    folder = Path(cache.root).parent
-    path = folder / "own.tar"
-    write_archive(str(path), [], ImageConfig(cmd=["x"]), [BASE])
-    path.chmod(0o600)
-    with pytest.raises(PullError, match="not readable by all"):
-        cache.get(str(path), None, quiet)
-    with pytest.raises(PullError, match="cannot be read"):
-        cache.get("/no/such/archive.tar", None, quiet)
-
-
-def test_an_image_that_only_apptainer_runs(cache: ImageCache) -> None:
-    with pytest.raises(PullError, match="only a site with apptainer"):
-        cache.get("shub://a/b", None, quiet)
-
-
 @pytest.mark.parametrize("index", [False, True])
 def test_a_registry(cache: ImageCache, registry: Registry, index: bool) -> None:
     registry.push("team/tool:v1", ImageConfig(cmd=["x"], env={"A": "b"}), [BASE], index)
-    image, status = cache.get(f"{registry.host}/team/tool:v1", None, quiet)
+    image, status = cache.get(Wanted(f"{registry.host}/team/tool:v1"), quiet)
     assert (status, image.cmd, image.env) == ("completed", ["x"], {"A": "b"})
     assert Path(image.path, "etc/mark").read_text() == "base\n"
     asked = len(registry.seen)
-    assert cache.get(f"{registry.host}/team/tool:v1", None, quiet)[1] == "cached"
+    assert cache.get(Wanted(f"{registry.host}/team/tool:v1"), quiet)[1] == "cached"
     assert len(registry.seen) == asked
 
 
@@ -273,20 +260,20 @@ def test_a_busy_registry_is_asked_again(cache: ImageCache, registry: Registry) -
     registry.fail["/v2/tool/manifests/"] = 2
     registry.fail["/v2/tool/blobs/"] = 2
     registry.damage.update(registry.blobs)
-    assert cache.get(f"{registry.host}/tool:v1", None, quiet)[1] == "completed"
+    assert cache.get(Wanted(f"{registry.host}/tool:v1"), quiet)[1] == "completed"
 
 
 def test_a_dead_registry_is_one_sentence(cache: ImageCache, registry: Registry) -> None:
     registry.fail["/"] = 10**6
     with pytest.raises(PullError) as caught:
-        cache.get(f"{registry.host}/tool:v1", None, quiet)
+        cache.get(Wanted(f"{registry.host}/tool:v1"), quiet)
     assert "\n" not in caught.value.last_line
     assert "503" in caught.value.last_line
 
 
 def test_what_a_registry_lacks(cache: ImageCache, registry: Registry) -> None:
     with pytest.raises(PullError, match="was not found in its registry"):
-        cache.get(f"{registry.host}/tool:v1", None, quiet)
+        cache.get(Wanted(f"{registry.host}/tool:v1"), quiet)
 
 
 @pytest.mark.parametrize("bearer", [True, False])
@@ -297,13 +284,13 @@ def test_credentials(cache: ImageCache, bearer: bool) -> None:
         name = f"{registry.host}/tool:v1"
         for wrong in (None, Credential("alice", "guess")):
             with pytest.raises(PullError, match="may not be pulled") as caught:
-                cache.get(name, wrong, quiet)
+                cache.get(Wanted(name, wrong), quiet)
             assert "guess" not in caught.value.last_line
-        assert cache.get(name, Credential("alice", "s3cret"), quiet)[1] == "completed"
-        assert cache.get(name, Credential("alice", "s3cret"), quiet)[1] == "cached"
+        assert cache.get(Wanted(name, Credential("alice", "s3cret")), quiet)[1] == "completed"
+        assert cache.get(Wanted(name, Credential("alice", "s3cret")), quiet)[1] == "cached"
         # What one owner's credential brought to the node is not for another.
         with pytest.raises(PullError, match="may not be pulled"):
-            cache.get(name, None, quiet)
+            cache.get(Wanted(name), quiet)
     finally:
         registry.close()
     assert "s3cret" not in repr(Credential("alice", "s3cret"))
@@ -322,8 +309,8 @@ def test_an_image_cannot_pose_as_another(cache: ImageCache, registry: Registry) 
             registry.blobs[digest(blob)] = blob
             registry.manifests[key] = (kind, data.replace(digest(packed).encode(), digest(blob).encode()))
     with pytest.raises(PullError, match="not the one"):
-        cache.get(f"{registry.host}/evil:v1", None, quiet)
-    image, _ = cache.get(f"{registry.host}/good:v1", None, quiet)
+        cache.get(Wanted(f"{registry.host}/evil:v1"), quiet)
+    image, _ = cache.get(Wanted(f"{registry.host}/good:v1"), quiet)
     assert Path(image.path, "etc/mark").read_text() == "base\n"
 
 
@@ -331,7 +318,7 @@ def test_an_archive_at_a_url(tmp_path: Path, cache: ImageCache, registry: Regist
     write_archive(str(tmp_path / "a.tar"), ["whatever"], ImageConfig(cmd=["x"]), [BASE])
     name = digest((tmp_path / "a.tar").read_bytes())
     registry.blobs[name] = (tmp_path / "a.tar").read_bytes()
-    image, status = cache.get(f"http://{registry.host}/blobs/{name}", None, quiet)
+    image, status = cache.get(Wanted(f"http://{registry.host}/blobs/{name}"), quiet)
     assert (status, image.cmd) == ("completed", ["x"])
 
 
@@ -341,7 +328,11 @@ def test_many_runners_fetch_once(tmp_path: Path, registry: Registry) -> None:
         """
         import sys
         from airflow_prominence.agent.images.cache import ImageCache
-        image, status = ImageCache(sys.argv[1]).get(sys.argv[2], None, lambda line: None)
+        from airflow_prominence.agent.addresses import EVERYWHERE
+        from airflow_prominence.agent.images.model import Wanted
+        from airflow_prominence.agent.images.sources import Sources
+        cache = ImageCache(sys.argv[1], sources=Sources(allowed=EVERYWHERE))
+        image, status = cache.get(Wanted(sys.argv[2]), lambda line: None)
         print(status)
         """
     )
@@ -359,8 +350,8 @@ def test_threads_fetch_once(tmp_path: Path, registry: Registry) -> None:
     found: list[str] = []
 
     def pull() -> None:
-        made = ImageCache(str(tmp_path / "cache"))
-        found.append(made.get(f"{registry.host}/tool:v1", None, quiet)[1])
+        made = ImageCache(str(tmp_path / "cache"), sources=HERE)
+        found.append(made.get(Wanted(f"{registry.host}/tool:v1"), quiet)[1])
         made.close()
 
     threads = [threading.Thread(target=pull) for _ in range(4)]
@@ -376,18 +367,18 @@ def test_eviction_spares_what_is_used(tmp_path: Path, registry: Registry) -> Non
         registry.push(
             f"tool:v{number}", ImageConfig(cmd=[str(number)]), [layer([Entry("x", 0o644, bytes(1000 + number))])]
         )
-    holder, other = (ImageCache(str(tmp_path / "cache")) for _ in range(2))
+    holder, other = (ImageCache(str(tmp_path / "cache"), sources=HERE) for _ in range(2))
     names = [f"{registry.host}/tool:v{number}" for number in range(3)]
-    images = [holder.get(name, None, quiet)[0] for name in names]
+    images = [holder.get(Wanted(name), quiet)[0] for name in names]
     assert other.evict(0) == []
     holder.close()
-    kept, _ = holder.get(names[0], None, quiet)
+    kept, _ = holder.get(Wanted(names[0]), quiet)
     for number, image in enumerate(images):
         os.utime(Path(image.path).parent / "image.json", (number, number))
     assert other.evict(1500) == names[1:]
     assert Path(kept.path).is_dir()
     assert not Path(images[1].path).exists()
-    assert holder.get(names[1], None, quiet)[1] == "completed"
+    assert holder.get(Wanted(names[1]), quiet)[1] == "completed"
     holder.close()
 
 
@@ -397,9 +388,9 @@ def test_a_node_keeps_its_cache_within_its_part(
     for number in range(3):
         registry.push(f"part:v{number}", ImageConfig(cmd=[str(number)]), [layer([Entry("x", 0o644, bytes(1000))])])
     node = Node(str(tmp_path), {}, {}, None, None)
-    cache = node.cache()
+    cache = node.cache(HERE)
     names = [f"{registry.host}/part:v{number}" for number in range(3)]
-    images = [cache.get(name, None, quiet)[0] for name in names]
+    images = [cache.get(Wanted(name), quiet)[0] for name in names]
     cache.close()
     folders = [Path(image.path).parent for image in images]
     for number, folder in enumerate(folders):

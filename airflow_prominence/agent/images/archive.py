@@ -8,10 +8,10 @@ import tempfile
 from dataclasses import dataclass
 from typing import IO, Any, Dict, List, Optional, Tuple
 
+from .compression import decompressed
 from .model import PullError
 from .platforms import choose
 from .reference import parse
-from .unpack import decompressed
 
 _SMALL = 8 << 20
 
@@ -26,15 +26,15 @@ class ArchivedImage:
 class Archive:
     """An opened archive. Compressed ones are unpacked to a temporary file, as layers are read out of order."""
 
-    def __init__(self, path: str, scratch: str) -> None:
-        self._path = path
+    def __init__(self, path: str, scratch: str, name: str) -> None:
+        self._name = name  # for messages: the path may be a temporary one
         self._file: Optional[IO[bytes]] = None
         self._spool: Optional[IO[bytes]] = None
         try:
             # Opened and looked at in this order: a path that a user named must not become a device or pipe meanwhile.
             self._file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
             if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
-                raise PullError(f"image: {path} is not a file")
+                raise PullError(f"image: {name} is not a file")
             source = decompressed(self._file)
             if source is not self._file:
                 self._spool = tempfile.TemporaryFile(dir=scratch)
@@ -52,7 +52,7 @@ class Archive:
             self._close_files()
             if isinstance(error, PullError):
                 raise
-            raise PullError(f"image: {path} is not an image archive ({error})") from error
+            raise PullError(f"image: {name} is not an image archive ({error})") from error
 
     def close(self) -> None:
         self._tar.close()
@@ -76,15 +76,15 @@ class Archive:
             if "index.json" in self._members:
                 return self._oci(json.loads(self._small("index.json")))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise PullError(f"image: the list of images in {self._path} is damaged ({error})") from error
-        raise PullError(f"image: {self._path} is not an image archive (no manifest.json)")
+            raise PullError(f"image: the list of images in {self._name} is damaged ({error})") from error
+        raise PullError(f"image: {self._name} is not an image archive (no manifest.json)")
 
     def find(self, name: Optional[str]) -> Optional[ArchivedImage]:
         """The image tagged `name` (as any user may write it), or the only one if `name` is None."""
         images = self.images()
         if name is None:
             if len(images) != 1:
-                raise PullError(f"image: {self._path} holds {len(images)} images, one is needed")
+                raise PullError(f"image: {self._name} holds {len(images)} images, one is needed")
             return images[0]
         wanted = canonical(name)
         return next((image for image in images if wanted in map(canonical, image.tags)), None)
@@ -120,7 +120,7 @@ class Archive:
         with self._open(name) as stream:
             data = stream.read(_SMALL + 1)
         if len(data) > _SMALL:
-            raise PullError(f"image: {name} in {self._path} is too large")
+            raise PullError(f"image: {name} in {self._name} is too large")
         return data
 
     def _open(self, name: str) -> IO[bytes]:
@@ -139,7 +139,7 @@ class Archive:
                 break
             base = os.path.dirname(here) if member.issym() else ""
             here = _plain(os.path.normpath(os.path.join(base, member.linkname)))
-        raise PullError(f"image: {self._path} lacks {name}")
+        raise PullError(f"image: {self._name} lacks {name}")
 
 
 def canonical(name: str) -> str:

@@ -1,5 +1,6 @@
 """A node's images: each unpacked once as an immutable root file system, whoever asks and however many at once."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -8,11 +9,11 @@ import tempfile
 import threading
 import time
 from contextlib import contextmanager
-from typing import IO, Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import IO, Any, Callable, Dict, Iterator, List, Optional, Tuple
 
-from .fetch import Fetch
-from .model import Credential, Image, PullError
-from .reference import is_archive, is_sif
+from .fetch import Fetch, identity, shown
+from .model import Image, PullError, Wanted
+from .sources import PUBLIC, Sources
 from .tree import change_owner, copy_tree, remove_tree
 
 _DONE = "image.json"
@@ -30,15 +31,13 @@ class ImageCache:
         self,
         root: str,
         images_dir: Optional[str] = None,
-        insecure: Optional[Sequence[str]] = None,
+        sources: Sources = PUBLIC,
         owner: Optional[Tuple[int, int]] = None,
         limit_bytes: int = 200 * 10**9,
     ) -> None:
         self.root = os.path.abspath(root)
         self._images_dir = images_dir
-        if insecure is None:
-            insecure = [host for host in os.environ.get("PROMINENCE_INSECURE_REGISTRIES", "").split(",") if host]
-        self._insecure = tuple(insecure)
+        self._sources = sources
         self._owner = owner
         self._limit_bytes = limit_bytes
         self._held: Dict[str, IO[bytes]] = {}
@@ -47,16 +46,24 @@ class ImageCache:
             os.chmod(os.path.join(self.root, folder), 0o755)
         os.chmod(self.root, 0o755)
 
-    def get(self, name: str, credential: Optional[Credential], log: Log) -> Tuple[Image, str]:
+    def get(self, wanted: Wanted, log: Log) -> Tuple[Image, str]:
         """The image and `completed` (fetched now) or `cached`. Raises PullError."""
-        if is_sif(name):
-            raise PullError(f"image: {name!r} is a Singularity image, which only a site with apptainer can run")
         try:
-            with self._lock("name-" + _key(name), log, f"{_shown(name)} is being pulled by another job, waiting"):
-                fetch = Fetch(self, name, credential, self._insecure, self._images_dir, self._limit_bytes, log)
-                return fetch.run()
+            try:
+                return self._fetch(wanted, log)
+            except OSError as error:
+                gone = self.evict(0) if error.errno == errno.ENOSPC else []
+                if not gone:
+                    raise
+                log(f"the node's disk is full: {len(gone)} images that nobody uses were removed")
+                return self._fetch(wanted, log)
         except OSError as error:
-            raise PullError(f"image: {_shown(name)} could not be stored on the node ({error})") from error
+            raise PullError(f"image: {shown(wanted)} could not be stored on the node ({error})") from error
+
+    def _fetch(self, wanted: Wanted, log: Log) -> Tuple[Image, str]:
+        name = "name-" + _key(identity(wanted))
+        with self._lock(name, log, f"{shown(wanted)} is being pulled by another job, waiting"):
+            return Fetch(self, wanted, self._sources, self._images_dir, self._limit_bytes, log).run()
 
     def held(self, sha256: str, name: str) -> Optional[Image]:
         """The image if it is here, from now on safe from eviction."""
@@ -83,9 +90,9 @@ class ImageCache:
             lock.close()
         self._held.clear()
 
-    def store(self, sha256: str, name: str, config: bytes, unpack: Callable[[str], int], log: Log) -> Image:
+    def store(self, sha256: str, name: str, config: Dict[str, Any], unpack: Callable[[str], int], log: Log) -> Image:
         """Make the image with `unpack(rootfs)`, which returns its size, unless it is here already."""
-        with self._lock("image-" + sha256, log, f"{_shown(name)} is being unpacked by another job, waiting"):
+        with self._lock("image-" + sha256, log, f"{name} is being unpacked by another job, waiting"):
             have = self.held(sha256, name)
             if have is not None:
                 return have
@@ -96,8 +103,7 @@ class ImageCache:
                 size = unpack(rootfs)
                 if self._owner is not None and os.geteuid() == 0:
                     change_owner(rootfs, self._owner)
-                document = {"config": json.loads(config).get("config") or {}, "size": size, "name": name}
-                write_json(os.path.join(work, _DONE), document)
+                write_json(os.path.join(work, _DONE), {"config": config, "size": size, "name": name})
                 os.chmod(work, 0o755)
                 folder = self._folder(sha256)
                 remove_tree(folder)
@@ -106,7 +112,7 @@ class ImageCache:
                 remove_tree(work)
             made = self.held(sha256, name)
         if made is None:
-            raise PullError(f"image: {_shown(name)} vanished from the node's cache")
+            raise PullError(f"image: {name} vanished from the node's cache")
         return made
 
     def temporary(self) -> str:
@@ -122,7 +128,7 @@ class ImageCache:
         return found if isinstance(found, dict) else {}
 
     def remember(self, name: str, facts: Dict[str, Any]) -> None:
-        write_json(os.path.join(self.root, "names", _key(name)), dict(facts, name=_shown(name), time=time.time()))
+        write_json(os.path.join(self.root, "names", _key(name)), dict(facts, time=time.time()))
 
     def trim(self, keep_bytes: int) -> List[str]:
         """Sweep and evict, unless somebody on this node is at it already; the names of the images that went."""
@@ -231,8 +237,3 @@ def write_text(path: str, text: str) -> None:
 
 def _key(name: str) -> str:
     return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _shown(name: str) -> str:
-    """A name for messages: what follows `?` in a URL signs it."""
-    return name.partition("?")[0] if is_archive(name) else name

@@ -1,21 +1,21 @@
-"""Finding one image by its name: on the node, in a local archive, at a URL, in a registry."""
+"""Finding one image by what a task asks for: on the node, in its job's storage, at a URL, in a registry."""
 
 import hashlib
-import json
 import os
-import stat
 import tempfile
 import time
-import urllib.error
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import IO, TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from dataclasses import replace
+from typing import IO, TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Tuple
 
-from .archive import Archive, ArchivedImage
-from .model import Credential, Image, PullError
-from .reference import is_archive, is_url, parse
-from .registry import Download, Registry, copy_verified, host_of
+from .archive import Archive
+from .filefetch import FileFetch
+from .model import Image, PullError, Wanted
+from .reference import is_hub, is_url, parse
+from .registry import Registry
+from .sources import Sources
 from .tree import remove_tree
-from .unpack import Budget, add_mountpoints, unpack_layer
+from .unpacker import Unpacker
 
 if TYPE_CHECKING:
     from .cache import ImageCache
@@ -24,37 +24,52 @@ _FRESH_S = 300.0
 _PARALLEL = 3
 
 
+def identity(wanted: Wanted) -> str:
+    """What is remembered of an image is remembered under this: whoever asks for the same thing comes to the same."""
+    if wanted.stored is not None:
+        return f"storage {wanted.stored.scope} {wanted.name}"
+    if wanted.url is not None:
+        return "upload " + wanted.url.partition("?")[0]  # what follows signs it, anew for each job
+    return wanted.name
+
+
+def shown(wanted: Wanted) -> str:
+    """A name for messages: what follows `?` in a URL may sign it."""
+    return wanted.name.partition("?")[0] if is_url(wanted.name) else wanted.name
+
+
 class Fetch:
-    """One asking for one name; the caller holds the name's lock."""
+    """One asking for one image; the caller holds the lock of its identity."""
 
     def __init__(
         self,
         cache: "ImageCache",
-        name: str,
-        credential: Optional[Credential],
-        insecure: Sequence[str],
+        wanted: Wanted,
+        sources: Sources,
         images_dir: Optional[str],
         limit_bytes: int,
         log: Callable[[str], None],
     ) -> None:
         self._cache = cache
-        self._name = name
-        self._credential = credential
-        self._insecure = insecure
+        self._wanted = wanted
+        self._name = wanted.name
+        self._sources = sources
         self._images_dir = images_dir
         self._limit = limit_bytes
         self._log = log
+        self._unpacker = Unpacker(cache, shown(wanted), limit_bytes, log)
 
     def run(self) -> Tuple[Image, str]:
-        if is_url(self._name):
-            return self._from_url()
-        if is_archive(self._name):
-            _refuse_private(self._name)
-            return self._from_file(self._name, None)
-        parse(self._name)
+        wanted = self._wanted
+        if wanted.url is not None or wanted.stored is not None or is_url(wanted.name) or is_hub(wanted.name):
+            files = FileFetch(self._cache, identity(wanted), wanted, self._sources, self._limit, self._log)
+            return files.run(self._unpacker)
+        if wanted.name.startswith("/"):
+            raise PullError(f"image: {wanted.name} is not on a storage of the job")
+        parse(wanted.name)
         local = self._local_archive()
         if local is not None:
-            return self._from_file(local, self._name)
+            return self._from_archive(local)
         return self._from_registry()
 
     def _known(self, facts: Dict[str, Any], version: Any) -> Optional[Image]:
@@ -77,7 +92,7 @@ class Fetch:
             if facts.get("version") != version:
                 work = self._cache.temporary()
                 try:
-                    with Archive(path, work) as archive:
+                    with Archive(path, work, path) as archive:
                         facts = {"version": version, "tags": [tag for image in archive.images() for tag in image.tags]}
                 except PullError as error:
                     self._log(f"{entry} is passed over: {error}")
@@ -90,120 +105,65 @@ class Fetch:
                 return path
         return None
 
-    def _from_file(self, path: str, tag: Optional[str]) -> Tuple[Image, str]:
+    def _from_archive(self, path: str) -> Tuple[Image, str]:
         try:
             version = _version(path)
         except OSError as error:
             raise PullError(f"image: {path} cannot be read ({error.strerror})") from error
         facts = self._cache.named(self._name)
         have = self._known(facts, version)
-        if have is not None:
-            return have, "cached"
-        image = self._unpack_archive(path, tag)
-        self._cache.remember(self._name, {"sha256": image.sha256, "version": version})
-        return image, "completed"
-
-    def _from_url(self) -> Tuple[Image, str]:
-        facts = self._cache.named(self._name)
-        headers = {}
-        if facts.get("version") and self._cache.held(str(facts.get("sha256")), self._name) is not None:
-            headers["If-None-Match"] = str(facts["version"])
-        shown = host_of(self._name)
-        work = self._cache.temporary()
-        path = os.path.join(work, "archive")
-        download = Download()
-
-        def once() -> Optional[str]:
-            try:
-                with download.open(self._name, headers) as answer, open(path, "wb") as out:
-                    copy_verified(answer, out, self._limit)
-                    return answer.headers.get("ETag") or ""
-            except urllib.error.HTTPError as error:
-                with error:
-                    if error.code == 304:
-                        return None
-                    raise PullError(f"image: {shown} answered {error.code} for the archive") from error
-
-        try:
-            etag = download.again("archive at " + shown, once)
-            if etag is None:
-                have = self._known(facts, facts.get("version"))
-                if have is not None:
-                    return have, "cached"
-                raise PullError(f"image: the archive at {shown} vanished from the node's cache")
-            image = self._unpack_archive(path, None)
-        finally:
-            remove_tree(work)
-        self._cache.remember(self._name, {"sha256": image.sha256, "version": etag})
-        return image, "completed"
-
-    def _unpack_archive(self, path: str, tag: Optional[str]) -> Image:
-        work = self._cache.temporary()
-        try:
-            with Archive(path, work) as archive:
-                found = archive.find(tag)
-                if found is None:
-                    raise PullError(f"image: {tag} is not in {path}")
-                return self._store(found.config, _archived(archive, found))
-        finally:
-            remove_tree(work)
+        status = "cached"
+        if have is None:
+            status = "completed"
+            have = self._unpacker.archive(path, self._name)
+            self._cache.remember(self._name, {"sha256": have.sha256, "version": version})
+        self._check([have.sha256])
+        return have, status
 
     def _from_registry(self) -> Tuple[Image, str]:
+        credential = self._wanted.credential
         facts = self._cache.named(self._name)
         # What was pulled with somebody's credential is given only to those whom the registry lets in now.
-        mine = facts.get("private") is False and self._credential is None
+        mine = facts.get("private") is False and credential is None
         reference = parse(self._name)
         recent = bool(reference.digest) or time.time() - float(facts.get("time") or 0) < _FRESH_S
         if mine and recent:
             have = self._known(facts, facts.get("version"))
             if have is not None:
-                return have, "cached"
-        patient = Download()
-        registry = Registry(reference, self._credential, self._insecure, patient)
+                return self._checked(have, facts), "cached"
+        registry = Registry(reference, credential, self._sources.insecure, self._sources.download(self._log))
         try:
-            manifest, digest = registry.manifest()
+            manifest, digests = registry.manifest()
         except PullError as error:
             have = self._known(facts, facts.get("version")) if mine else None
             if have is None or "cannot be reached" not in error.last_line:
                 raise
             self._log(f"{error.last_line}; the copy on the node is used")
-            return have, "cached"
+            return self._checked(have, facts), "cached"
         status = "cached"
-        image = self._known(facts, digest)
+        image = self._known(facts, digests[0])
         if image is None:
             status = "completed"
             config = registry.config(manifest)
-            image = self._cache.held(hashlib.sha256(config).hexdigest(), self._name)
+            sha256 = hashlib.sha256(config).hexdigest()
+            self._check([*digests, sha256])
+            image = self._cache.held(sha256, self._name)
             if image is None:
-                image = self._store(config, self._blobs(registry, manifest["layers"]))
-        self._cache.remember(
-            self._name, {"sha256": image.sha256, "version": digest, "private": self._credential is not None}
-        )
-        return image, status
+                image = self._unpacker.layers(config, self._blobs(registry, manifest["layers"]))
+        facts = {"sha256": image.sha256, "version": digests[0], "digests": digests, "private": credential is not None}
+        self._cache.remember(self._name, facts)
+        return self._checked(image, facts), status
 
-    def _store(self, config: bytes, layers: Iterator[IO[bytes]]) -> Image:
-        sha256 = hashlib.sha256(config).hexdigest()
-        try:
-            diff_ids = [str(item) for item in json.loads(config)["rootfs"]["diff_ids"]]
-        except (ValueError, KeyError, TypeError) as error:
-            raise PullError(f"image: {self._name} has a configuration of an unsupported kind") from error
+    def _checked(self, image: Image, facts: Dict[str, Any]) -> Image:
+        digests = [str(digest) for digest in facts.get("digests") or []]
+        self._check([*digests, image.sha256])
+        return replace(image, digest=digests[0].partition(":")[2] if digests else None)
 
-        def unpack(rootfs: str) -> int:
-            budget = Budget(self._limit)
-            count = 0
-            for stream in layers:
-                with stream:
-                    if count == len(diff_ids):
-                        raise PullError(f"image: {self._name} has more layers than its configuration names")
-                    # Checked against the configuration, since that is the cache's key: no image can pose as another.
-                    unpack_layer(stream, rootfs, budget, diff_ids[count])
-                count += 1
-            if count != len(diff_ids):
-                raise PullError(f"image: {self._name} has fewer layers than its configuration names")
-            add_mountpoints(rootfs)
-            return budget.used
-
-        return self._cache.store(sha256, self._name, config, unpack, self._log)
+    def _check(self, digests: List[Optional[str]]) -> None:
+        """Raise PullError if the task names a checksum and it is none of these."""
+        wanted = self._wanted.sha256
+        if wanted is not None and not {wanted, "sha256:" + wanted} & set(digests):
+            raise PullError(f"image: {self._name} is not the one that imageSha256 names (it is {digests[0]})")
 
     def _blobs(self, registry: Registry, layers: List[Dict[str, Any]]) -> Iterator[IO[bytes]]:
         """The layers in their order, the next ones being fetched while one is unpacked."""
@@ -227,11 +187,6 @@ class Fetch:
             remove_tree(work)
 
 
-def _archived(archive: Archive, image: ArchivedImage) -> Iterator[IO[bytes]]:
-    for layer in image.layers:
-        yield archive.open_layer(layer)
-
-
 def _same(tag: str, wanted: str) -> bool:
     try:
         return str(parse(tag)) == wanted
@@ -242,17 +197,3 @@ def _same(tag: str, wanted: str) -> bool:
 def _version(path: str) -> List[int]:
     found = os.stat(path)
     return [found.st_size, found.st_mtime_ns, found.st_ino]
-
-
-def _refuse_private(path: str) -> None:
-    """A path comes from a job's document, so only what every user of the host may read can be named."""
-    here = os.path.realpath(path)
-    try:
-        if not os.stat(here).st_mode & stat.S_IROTH:
-            raise PullError(f"image: {path} is not readable by all users of the node")
-        while here != "/":
-            here = os.path.dirname(here)
-            if not os.stat(here).st_mode & stat.S_IXOTH:
-                raise PullError(f"image: {path} is not readable by all users of the node")
-    except OSError as error:
-        raise PullError(f"image: {path} cannot be read ({error.strerror})") from error

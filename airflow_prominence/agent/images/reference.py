@@ -69,12 +69,12 @@ def is_url(name: str) -> bool:
     return name.startswith(("http://", "https://"))
 
 
-def is_archive(name: str) -> bool:
-    """Whether the name is that of a file holding an image archive, by URL or by path."""
-    return is_url(name) or name.startswith("/")
+def is_hub(name: str) -> bool:
+    return name.startswith("shub://")
 
 
-def is_sif(name: str) -> bool:
-    """Whether only apptainer can run it: its own image format or its own library."""
-    path = name.partition("?")[0].partition("#")[0]
-    return name.startswith(("shub://", "library://", "oras://")) or path.endswith((".sif", ".simg"))
+def is_loopback(host: str) -> bool:
+    """Whether a host, maybe with its port, is this machine by its very name."""
+    name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+    name = name.strip("[]")
+    return name in ("localhost", "::1") or bool(re.fullmatch(r"127\.\d+\.\d+\.\d+", name))

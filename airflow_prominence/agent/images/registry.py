@@ -1,121 +1,25 @@
 """Fetching manifests and blobs from a registry (the distribution protocol)."""
 
 import base64
-import hashlib
 import json
 import re
-import socket
-import ssl
-import time
 import urllib.error
 import urllib.parse
-import urllib.request
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPResponse
 from io import BytesIO
-from typing import IO, Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import IO, Any, Dict, List, Optional, Sequence, Tuple
 
-from ..addresses import EVERYWHERE, AddressRefused, Allowed, opener
+from .download import Again, Download, Transfer, server_message
 from .model import Credential, PullError
 from .platforms import choose
-from .reference import Reference
+from .reference import Reference, is_loopback
 
 _INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
 _MANIFESTS = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json")
 _ACCEPT = ", ".join(_INDEXES + _MANIFESTS)
 _MANIFEST_LIMIT = 4 << 20
 _CONFIG_LIMIT = 8 << 20
-_ATTEMPTS = 5
-_LONGEST_PAUSE_S = 30.0
 _CHALLENGE = re.compile(r'([A-Za-z_]+)="([^"]*)"')
-_TEMPORARY = (429, 500, 502, 503, 504)
-
-
-class _Again(Exception):
-    """Worth another attempt, after `pause` seconds if the server said how long."""
-
-    def __init__(self, sentence: str, pause: Optional[float] = None) -> None:
-        super().__init__(sentence)
-        self.pause = pause
-
-
-def is_loopback(host: str) -> bool:
-    name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-    name = name.strip("[]")
-    return name in ("localhost", "::1") or bool(re.fullmatch(r"127\.\d+\.\d+\.\d+", name))
-
-
-class Download:
-    """HTTP with patience: temporary failures are tried again with growing pauses."""
-
-    def __init__(
-        self,
-        timeout: float = 30.0,
-        pause: float = 1.0,
-        sleep: Callable[[float], None] = time.sleep,
-        allowed: Allowed = EVERYWHERE,
-    ) -> None:
-        self._timeout = timeout
-        self._pause = pause
-        self._sleep = sleep
-        self._opener = opener(allowed)
-
-    def again(self, what: str, once: Callable[[], Any]) -> Any:
-        for attempt in range(_ATTEMPTS):
-            try:
-                return once()
-            except _Again as error:
-                if attempt == _ATTEMPTS - 1:
-                    raise PullError(f"image: {what}: {error}") from error
-                pause = error.pause if error.pause is not None else self._pause * 2**attempt
-                self._sleep(min(pause, _LONGEST_PAUSE_S))
-        raise AssertionError("unreachable")
-
-    def open(self, url: str, headers: Dict[str, str], authorization: Optional[str] = None) -> HTTPResponse:
-        """The answer to a GET; HTTPError for a lasting refusal, _Again for what may pass."""
-        request = urllib.request.Request(url, headers=dict(headers))
-        if authorization:
-            # Unredirected: blobs live on other hosts, which must not see what the registry is owed.
-            request.add_unredirected_header("Authorization", authorization)
-        try:
-            answer: HTTPResponse = self._opener.open(request, timeout=self._timeout)
-            return answer
-        except AddressRefused as error:
-            raise PullError(f"image: {error}") from error
-        except urllib.error.HTTPError as error:
-            if error.code not in _TEMPORARY:
-                raise
-            wait = error.headers.get("Retry-After", "")
-            error.close()
-            raise _Again(f"the server answered {error.code}", float(wait) if wait.isdigit() else None) from error
-        except urllib.error.URLError as error:
-            if isinstance(error.reason, ssl.SSLCertVerificationError):
-                raise PullError(f"image: the certificate of {host_of(url)} is not trusted") from error
-            raise _Again(f"{host_of(url)} cannot be reached ({error.reason})") from error
-        except (HTTPException, OSError) as error:
-            raise _Again(f"{host_of(url)} does not answer ({str(error) or type(error).__name__})") from error
-
-
-def host_of(url: str) -> str:
-    """The host of a URL, for messages: paths and queries of image URLs may be secrets."""
-    return urllib.parse.urlsplit(url).netloc.rpartition("@")[2]
-
-
-def copy_verified(source: IO[bytes], out: IO[bytes], limit: int) -> Tuple[str, int]:
-    """Copy a body; its sha256 and size."""
-    digest = hashlib.sha256()
-    size = 0
-    while True:
-        try:
-            data = source.read(1 << 18)
-        except (HTTPException, socket.timeout, OSError) as error:
-            raise _Again(f"the transfer broke off ({str(error) or type(error).__name__})") from error
-        if not data:
-            return digest.hexdigest(), size
-        size += len(data)
-        if size > limit:
-            raise PullError(f"image: a part is larger than {limit // 1_000_000} MB")
-        digest.update(data)
-        out.write(data)
 
 
 class Registry:
@@ -125,26 +29,27 @@ class Registry:
         self,
         reference: Reference,
         credential: Optional[Credential],
-        insecure: Sequence[str] = (),
-        download: Optional[Download] = None,
+        insecure: Sequence[str],
+        download: Download,
     ) -> None:
         self._reference = reference
         self._credential = credential
         self._plain = reference.registry in insecure or is_loopback(reference.registry)
-        self._download = download or Download()
+        self._download = download
         self._base = f"https://{reference.api_host}/v2/{reference.repository}"
         self._scheme_known = not self._plain
         self._authorization: Optional[str] = None
 
-    def manifest(self) -> Tuple[Dict[str, Any], str]:
-        """The image's manifest for this machine, and the digest of what the name itself points to."""
+    def manifest(self) -> Tuple[Dict[str, Any], List[str]]:
+        """The image's manifest for this machine, and the digests of what the name itself points to and of that."""
         document, digest = self._manifest(self._reference.wanted)
-        top = digest
+        digests = [digest]
         if "manifests" in document:
-            document, _ = self._manifest(str(choose(document["manifests"])["digest"]))
+            document, digest = self._manifest(str(choose(document["manifests"])["digest"]))
+            digests.append(digest)
         if not isinstance(document.get("config"), dict) or not isinstance(document.get("layers"), list):
             raise PullError(f"image: {self._reference} has a manifest of an unsupported kind")
-        return document, top
+        return document, digests
 
     def config(self, manifest: Dict[str, Any]) -> bytes:
         out = BytesIO()
@@ -159,27 +64,29 @@ class Registry:
         digest = str(descriptor["digest"])
         if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
             raise PullError(f"image: {self._reference} has a digest of an unsupported kind ({digest})")
+        transfer = Transfer(out, limit)
 
         def once() -> None:
-            out.seek(0)
-            out.truncate()
-            with self._get("/blobs/" + digest, {}) as answer:
-                found, _ = copy_verified(answer, out, limit)
-            if "sha256:" + found != digest:
-                raise _Again("a part arrived damaged")
+            with self._get("/blobs/" + digest, transfer.headers(fixed=True)) as answer:
+                transfer.receive(answer)
+            if "sha256:" + transfer.sha256 != digest:
+                raise transfer.damaged()
 
         self._download.again(str(self._reference), once)
 
     def _manifest(self, wanted: str) -> Tuple[Dict[str, Any], str]:
-        def once() -> bytes:
-            with self._get("/manifests/" + wanted, {"Accept": _ACCEPT}) as answer:
-                try:
-                    return answer.read(_MANIFEST_LIMIT)
-                except (HTTPException, OSError) as error:
-                    raise _Again(f"the transfer broke off ({error})") from error
+        out = BytesIO()
+        transfer = Transfer(out, _MANIFEST_LIMIT)
 
-        data: bytes = self._download.again(str(self._reference), once)
-        digest = "sha256:" + hashlib.sha256(data).hexdigest()
+        def once() -> None:
+            with self._get("/manifests/" + wanted, {"Accept": _ACCEPT}) as answer:
+                transfer.receive(answer)
+                promised = answer.headers.get("Docker-Content-Digest", "")
+            if promised.startswith("sha256:") and promised != "sha256:" + transfer.sha256:
+                raise transfer.damaged()
+
+        self._download.again(str(self._reference), once)
+        data, digest = out.getvalue(), "sha256:" + transfer.sha256
         if wanted.startswith("sha256:") and digest != wanted:
             raise PullError(f"image: {self._reference}: the registry sent another manifest than {wanted}")
         try:
@@ -199,7 +106,7 @@ class Registry:
                     if error.code == 401 and not challenged:
                         self._authorization = self._answer(error.headers.get("WWW-Authenticate", ""))
                         continue
-                    raise PullError(self._refusal(error.code)) from error
+                    raise PullError(self._refusal(error.code) + server_message(error)) from error
         raise AssertionError("unreachable")
 
     def _open(self, path: str, headers: Dict[str, str]) -> HTTPResponse:
@@ -208,7 +115,7 @@ class Registry:
         plain = self._base.replace("https://", "http://", 1)
         try:
             answer = self._download.open(self._base + path, headers, self._authorization)
-        except (_Again, PullError):
+        except (Again, PullError):
             self._base = plain
             answer = self._download.open(plain + path, headers, self._authorization)
         self._scheme_known = True
@@ -250,6 +157,6 @@ class Registry:
             with error:
                 raise PullError(self._refusal(error.code)) from error
         except (ValueError, OSError) as error:
-            raise _Again(f"the token service of {self._reference.registry} sent nonsense") from error
+            raise Again(f"the token service of {self._reference.registry} sent nonsense") from error
         token = document.get("token") or document.get("access_token")
         return f"Bearer {token}" if token else None

@@ -1,7 +1,5 @@
 """Unpacking an image's layers into a root file system. A layer is hostile until proved otherwise."""
 
-import bz2
-import gzip
 import hashlib
 import io
 import lzma
@@ -10,8 +8,9 @@ import shutil
 import stat
 import tarfile
 import zlib
-from typing import IO, Any, Dict, Optional, Set
+from typing import IO, Dict, Optional, Set
 
+from .compression import decompressed
 from .model import PullError
 from .tree import make_directories, make_mountpoint, remove_tree, resolve_in_root
 
@@ -19,7 +18,6 @@ _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
 MOUNT_FOLDERS = ("/home/user", "/tmp", "/var/tmp", "/proc", "/sys", "/dev", "/run", "/etc")
 MOUNT_FILES = ("/etc/resolv.conf", "/etc/hosts", "/etc/hostname", "/etc/passwd", "/etc/group")
-_MAGIC = ((b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ", "xz"), (b"\x28\xb5\x2f\xfd", "zstd"))
 
 
 class Budget:
@@ -59,31 +57,6 @@ class _Hashing(io.RawIOBase):
         while self.read(1 << 20):
             pass
         return self._hash.hexdigest()
-
-
-def decompressed(stream: IO[bytes]) -> IO[bytes]:
-    """The bytes behind whatever compression a layer has, told by its first bytes."""
-    buffered: Any = stream if hasattr(stream, "peek") else io.BufferedReader(stream, 1 << 16)
-    head = buffered.peek(8)[:8]
-    kind = next((name for magic, name in _MAGIC if head.startswith(magic)), "")
-    if kind == "gzip":
-        unpacked: IO[bytes] = gzip.open(buffered, "rb")
-        return unpacked
-    if kind == "bzip2":
-        return bz2.BZ2File(buffered)
-    if kind == "xz":
-        return lzma.LZMAFile(buffered)
-    if kind == "zstd":
-        try:
-            from compression import zstd  # type: ignore[import-not-found]
-        except ImportError:
-            raise PullError(
-                "image: has zstd-compressed layers, which need Python 3.14 on the node; push it with gzip layers"
-            ) from None
-        opened: IO[bytes] = zstd.ZstdFile(buffered)
-        return opened
-    plain: IO[bytes] = buffered
-    return plain
 
 
 def unpack_layer(stream: IO[bytes], root: str, budget: Budget, diff_id: str) -> None:

@@ -1,25 +1,12 @@
 """Containers by apptainer (or its older name singularity), run on our root file systems as the job's own user."""
 
-import hashlib
 import os
 import shutil
-from typing import Callable, List, Optional, Tuple
+from typing import List
 
-from ..images.reference import is_sif
 from ..images.tree import make_mountpoint, remove_tree
 from . import writable
-from .base import (
-    HOME,
-    TMP,
-    ContainerSpec,
-    Credential,
-    Image,
-    ImageCache,
-    Launch,
-    PullError,
-    Runtime,
-    RuntimeUnavailable,
-)
+from .base import HOME, TMP, ContainerSpec, Launch, Runtime, RuntimeUnavailable
 from .files import CLEAN, SHELL, job_file, last_line, make_folder, refused, run, run_as
 from .rootfs import identity, make_workdir, mounts, refusal
 
@@ -40,23 +27,6 @@ class Apptainer(Runtime):
     def binaries(self) -> List[str]:
         return [self._binary()]
 
-    def pull(
-        self, image: str, cache: ImageCache, credential: Optional[Credential], log: Callable[[str], None]
-    ) -> Tuple[Image, str]:
-        if not is_sif(image):
-            return super().pull(image, cache, credential, log)
-        if not image.startswith("/"):
-            raise PullError(
-                f"image: {image.partition('?')[0]}: Singularity images are taken from a path on the node only"
-            )
-        if not os.path.isfile(image):
-            raise PullError(f"image: {image} is not a file on the node")
-        digest = hashlib.sha256()
-        with open(image, "rb") as file:
-            for data in iter(lambda: file.read(1 << 20), b""):
-                digest.update(data)
-        return Image(image, image, digest.hexdigest(), {}), "cached"
-
     def prepare(self, spec: ContainerSpec) -> None:
         run_as(spec)
         make_folder(spec.scratch, mode=0o711)
@@ -75,15 +45,14 @@ class Apptainer(Runtime):
     def launch(self, spec: ContainerSpec) -> Launch:
         user = run_as(spec)
         root = (writable.copied(spec) if spec.writable else None) or spec.image.path
-        is_file = os.path.isfile(root)
-        no = None if is_file else refusal(spec, [root])
+        no = refusal(spec, [root])
         if no is not None:
             return refused(*no, user)
         environment = dict(CLEAN, HOME=spec.home, APPTAINER_CACHEDIR=spec.scratch, APPTAINER_TMPDIR=spec.scratch)
         # HOME comes from --home; given as a variable it makes apptainer warn on the job's stderr.
         start = "SINGULARITYENV_" if os.path.basename(self._binary()) == "singularity" else "APPTAINERENV_"
         environment.update({start + key: value for key, value in spec.environment().items() if key != "HOME"})
-        argv = [self._binary(), "--quiet", "run" if spec.argv is None and is_file else "exec"]
+        argv = [self._binary(), "--quiet", "exec"]
         argv += ["--contain", "--cleanenv", "--no-eval", "--pid", "--ipc", "--no-umask", "--userns"]
         argv += ["--home", f"{spec.home}:{HOME}", "--pwd", spec.workdir, "--bind", f"{spec.tmp}:{TMP}"]
         for host, path in mounts(spec):
@@ -91,7 +60,7 @@ class Apptainer(Runtime):
                 argv += ["--bind", f"{host}:{path}"]
         if spec.writable:
             argv.append("--writable")
-        if user is None and not spec.writable and not is_file:
+        if user is None and not spec.writable:
             # The job's user has its own name there, not the one that the agent's account has on the host.
             for path, data in zip(("/etc/passwd", "/etc/group"), identity(spec, root)):
                 argv += ["--bind", f"{job_file(spec, os.path.basename(path), data, 0o644)}:{path}:ro"]

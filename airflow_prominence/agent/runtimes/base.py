@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional, Tuple
 
 from ..images.cache import ImageCache
-from ..images.model import Credential, Image, PullError
+from ..images.model import Image, PullError, Wanted
+from . import runscript
 
 __all__ = [
     "HOME",
     "TMP",
     "ContainerError",
     "ContainerSpec",
-    "Credential",
     "Image",
     "ImageCache",
     "Launch",
@@ -24,6 +24,7 @@ __all__ = [
     "Runtime",
     "RuntimeUnavailable",
     "Usage",
+    "Wanted",
 ]
 
 HOME = "/home/user"
@@ -55,18 +56,35 @@ class ContainerSpec:
     cpus: int
     writable: bool
     scratch: str
+    app: Optional[str] = None
 
     def command(self) -> List[str]:
-        """The argv to run: the task's own, which replaces ENTRYPOINT too, else the image's ENTRYPOINT and CMD."""
+        """The argv to run: the task's own, which replaces ENTRYPOINT too, else the image's ENTRYPOINT and CMD.
+
+        A Singularity image, or one of whose apps is asked for, is started by its own scripts.
+        """
+        if self.has_scripts:
+            names = [*self.env, "HOME", "TMP", "TEMP", "TMPDIR"]
+            return runscript.command(self.argv, self.app, names)
         if self.argv is not None:
             return list(self.argv)
         return self.image.entrypoint + self.image.cmd
+
+    @property
+    def has_scripts(self) -> bool:
+        return self.image.is_singularity or self.app is not None
+
+    @property
+    def script(self) -> Optional[str]:
+        """The script of the image that is to be started instead of a command, if one is."""
+        return runscript.script_of(self.argv, self.app) if self.has_scripts else None
 
     def environment(self) -> Dict[str, str]:
         """The whole environment of the container's first process; nothing of the host's is in it."""
         env = {"PATH": DEFAULT_PATH}
         env.update(self.image.env)
         env.update({"HOME": HOME, "TMP": TMP, "TEMP": TMP, "TMPDIR": TMP})
+        env.update(runscript.app_environment(self.app))
         env.update(self.env)
         return env
 
@@ -112,15 +130,9 @@ class Runtime(ABC):
         """The programs that it starts; when one changes, what was known of the runtime counts no more."""
         return []
 
-    def pull(
-        self,
-        image: str,
-        cache: ImageCache,
-        credential: Optional[Credential],
-        log: Callable[[str], None],
-    ) -> Tuple[Image, str]:
+    def pull(self, wanted: Wanted, cache: ImageCache, log: Callable[[str], None]) -> Tuple[Image, str]:
         """The image and `completed` or `cached`; raises PullError."""
-        return cache.get(image, credential, log)
+        return cache.get(wanted, log)
 
     @abstractmethod
     def prepare(self, spec: ContainerSpec) -> None:

@@ -102,6 +102,10 @@ def refusal(spec: ContainerSpec, roots: List[str], creates_workdir: bool = False
         folder = view.find(workdir)
         if folder is None or not os.path.isdir(folder):
             return 127, f"{workdir}: no such working directory in the container"
+    script = spec.script
+    if script is not None and view.find(script) is None:
+        what = "runscript" if spec.app is None else f"app {spec.app!r}"
+        return 127, f"the task needs the image's {what}, which it does not have"
     argv = spec.command()
     if not argv or not argv[0]:
         return 127, "the task has no cmd and the image neither ENTRYPOINT nor CMD"
