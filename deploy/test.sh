@@ -4,8 +4,8 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 what=$1
 
-# Programs that the tests of the container runtimes need, by the command that shows that they are there.
-runtimes="podman:podman runc:runc newuidmap:uidmap busybox:busybox-static curl:curl"
+# Programs that tests of the agent and the container runtimes need, by the command that shows that they are there.
+runtimes="ip:iproute2 podman:podman runc:runc newuidmap:uidmap busybox:busybox-static curl:curl"
 deployment="dockerd:docker.io docker-compose:docker-compose debootstrap:debootstrap iptables:iptables"
 sites="mmdebstrap:mmdebstrap busybox:busybox-static"
 login="node:nodejs npm:npm chromium:chromium"

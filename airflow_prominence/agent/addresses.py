@@ -18,7 +18,7 @@ from typing import Any, Union
 _Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 
 #: Metadata services that are not link-local, of EC2, Google and Oracle by IPv6, of Alibaba and Azure by IPv4.
-_METADATA = (
+METADATA = (
     ipaddress.ip_network("fd00:ec2::254/128"),
     ipaddress.ip_network("fd20:ce::254/128"),
     ipaddress.ip_network("fd00:c1::a9fe:a9fe/128"),
@@ -43,7 +43,7 @@ class Allowed:
     def check(self, address: str) -> None:
         """Raise AddressRefused if nothing may be fetched from this numeric address."""
         found = _meant(ipaddress.ip_address(address.partition("%")[0]))
-        if found.is_link_local or any(found in network for network in _METADATA):
+        if found.is_link_local or any(found in network for network in METADATA):
             raise AddressRefused(f"{address} is a link-local or metadata address, from which nothing is taken")
         if found.is_multicast:
             raise AddressRefused(f"{address} is a multicast address, from which nothing is taken")

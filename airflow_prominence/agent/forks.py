@@ -11,12 +11,20 @@ import sys
 import traceback
 from typing import Callable, Iterable
 
+#: Descriptors that every fork keeps.
+_shared: set[int] = set()
+
+
+def share(fd: int) -> None:
+    """Keep `fd` open in all that are forked from now on, by this process and by them, but for programs they execute."""
+    _shared.add(fd)
+
 
 def _close_all_but(keep: Iterable[int]) -> None:
     # a stray copy of a pipe or lock would hide its owner's death from whoever watches it
     for name in os.listdir("/proc/self/fd"):
         fd = int(name)
-        if fd > 2 and fd not in keep:
+        if fd > 2 and fd not in keep and fd not in _shared:
             try:
                 os.close(fd)
             except OSError:

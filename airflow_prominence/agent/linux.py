@@ -13,6 +13,9 @@ PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
 MNT_DETACH = 2
+# the same numbers on all processors
+_FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
+_FSOPEN_CLOEXEC, _FSMOUNT_CLOEXEC, _FSCONFIG_CMD_CREATE = 1, 1, 6
 
 _libc = ctypes.CDLL(None, use_errno=True)
 PAGE_KB = os.sysconf("SC_PAGE_SIZE") // 1024
@@ -38,6 +41,20 @@ def die_with_parent(signum: int, parent: int) -> bool:
 def detach_mount(path: str) -> None:
     """Unmount lazily; a mount that is already gone is no error."""
     _libc.umount2(os.fsencode(path), MNT_DETACH)
+
+
+def unmounted(kind: str) -> int | None:
+    """A descriptor of the root of a file system without a device, whether or not it is mounted anywhere."""
+    context = int(_libc.syscall(_FSOPEN, ctypes.c_char_p(kind.encode()), _FSOPEN_CLOEXEC))
+    if context < 0:
+        return None
+    try:
+        if _libc.syscall(_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0) != 0:
+            return None
+        root = int(_libc.syscall(_FSMOUNT, context, _FSMOUNT_CLOEXEC, 0))
+        return root if root >= 0 else None
+    finally:
+        os.close(context)
 
 
 def set_title(title: str) -> None:

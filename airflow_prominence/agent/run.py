@@ -6,7 +6,7 @@ import json
 import os
 from typing import Callable
 
-from . import assignment, jobrun, linux, report, spool, sweep, users
+from . import assignment, jobrun, linux, metadata, report, spool, sweep, users
 from .cgroup import Cgroup
 from .node import Node
 from .paths import LeasePaths, Process, write_atomic
@@ -107,4 +107,5 @@ def main(state: str, lease: str, deliver_only: bool) -> int:
         return FAILED
     body: Callable[[str, str], int] = recover if deliver_only else run
     Process.of(os.getpid()).write(paths.runner)
+    print(metadata.block().detail)
     return body(state, lease)

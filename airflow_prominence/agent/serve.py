@@ -17,6 +17,7 @@ from typing import Any, Mapping
 
 from . import __version__, facts
 from .leases import Leases
+from .metadata import Verdict
 from .node import Node
 from .paths import make_state
 from .wire import Backoff, Connection, Refused, Unreachable, encode
@@ -40,6 +41,7 @@ class Config:
     memory_mb: int
     disk_mb: int
     node: Node
+    metadata: Verdict
 
 
 def _say(text: str) -> None:
@@ -156,7 +158,7 @@ class Service:
                 "memory_mb": config.memory_mb,
                 "disk_mb": config.disk_mb,
                 "runtimes": dict(config.node.runtimes),
-                "runtime_info": dict(config.node.info),
+                "runtime_info": dict(config.node.info, metadata=config.metadata.info),
                 "agent_version": __version__,
                 "running": self._leases.listed(),
             },
@@ -201,6 +203,7 @@ def serve(config: Config) -> int:
         config.node.write()
         for command in set(config.node.runtimes.values()):
             config.node.runtime(command)  # imported now, so that no runner has to
+        _say(config.metadata.detail)
         return Service(config).run()
     finally:
         os.close(lock)

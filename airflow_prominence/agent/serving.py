@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Any
 
-from . import serve
+from . import metadata, serve
 from .node import Node
 
 
@@ -34,6 +34,7 @@ def main(options: argparse.Namespace, state: str) -> int:
             site=options.site,
             state=state,
             node=Node(state, runtimes, info, images, engine, insecure, ca_file),
+            metadata=metadata.block(),
             **room,
         )
         return serve.serve(config)

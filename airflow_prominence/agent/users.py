@@ -14,6 +14,8 @@ from . import linux
 from .paths import LeasePaths, read_json, write_atomic
 
 CLAIMS = "/run/prominence-agent"
+#: Between those that systemd and distributions use for people, services and containers; the second number is not in.
+RANGES = ((61000, 61184), (70000, 80000))
 
 
 class NoUser(Exception):
@@ -33,8 +35,7 @@ class User:
 
 
 def _pool() -> Iterator[int]:
-    # between the ranges that systemd and distributions use for people, services and containers
-    return chain(range(61000, 61184), range(70000, 80000))
+    return chain.from_iterable(range(low, high) for low, high in RANGES)
 
 
 def _stale(claim: str) -> bool:

@@ -9,6 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from airflow.configuration import conf
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from airflow_prominence.store.phases import NODE_UP
+from airflow_prominence.store.tables import Node
 
 _API_BUNDLE = "prominence"
 
@@ -103,6 +108,20 @@ def _database_problems() -> Iterator[str]:
             "PostgreSQL lets a dead scheduler's orphans hold their locks for ever: "
             "ALTER ROLE <Airflow's role> SET idle_in_transaction_session_timeout = '60s'."
         )
+    with create_session() as session:
+        yield from node_problems(session)
+
+
+def node_problems(session: Session) -> Iterator[str]:
+    """What the nodes have said of themselves that an admin should know."""
+    for node in session.scalars(select(Node).where(Node.state == NODE_UP).order_by(Node.site, Node.name)):
+        found = node.runtime_info.get("metadata") or {}
+        if found.get("answers") and not found.get("blocked"):
+            yield (
+                f"Jobs on node {node.name} of site {node.site} can reach the cloud's metadata service at "
+                f"{found['answers']} and use the machine's own credentials: start its node service as root, or block "
+                "that address for all but root in the machine's firewall."
+            )
 
 
 def _command_lines() -> list[list[str]]:

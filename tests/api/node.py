@@ -52,6 +52,7 @@ class PretendNode:
         self.sizes = {"cpus": cpus, "memory_mb": memory_mb, "disk_mb": disk_mb}
         self.boot = uuid.uuid4().hex
         self.held: dict[str, str] = {}
+        self.info: dict[str, Any] = {}
         self.token = tokens.mint(tokens.NODE, {"sub": self.name, "site": self.site}, 3600, secret())
         self.id = self.register()
 
@@ -68,7 +69,7 @@ class PretendNode:
                 "boot": self.boot,
                 **self.sizes,
                 "runtimes": {"singularity": "bubblewrap", "udocker": "bubblewrap"},
-                "runtime_info": {},
+                "runtime_info": self.info,
                 "agent_version": "test",
             },
         )

@@ -90,3 +90,7 @@ def test_a_job_of_the_real_client_runs(compose: Compose) -> None:
     said = compose.client("stdout", job, token=token)
     assert "hello from" in said
     assert "hello from 0" not in said
+
+
+def test_jobs_are_kept_from_metadata_addresses(compose: Compose) -> None:
+    assert "jobs are kept from metadata addresses" in compose("logs", "node")

@@ -98,7 +98,10 @@ def test_up_twice_is_up_once(stack: Stack) -> None:
 
 def test_check_config_finds_nothing(stack: Stack) -> None:
     checked = stack.run_airflow("prominence", "check-config")
-    assert checked.code == 0, checked.stdout
+    # who is not root can't keep jobs from a cloud's metadata service, and is told so where there is one
+    told = [line for line in checked.stdout.splitlines() if os.geteuid() == 0 or "metadata service" not in line]
+    assert (checked.code == 0 and told) or (not told and checked.code == 1), checked.stdout
+    assert all(line == "The configuration suits PROMINENCE." for line in told), checked.stdout
 
 
 def test_token_command_prints_a_token_that_the_client_accepts_until_it_is_revoked(stack: Stack) -> None:

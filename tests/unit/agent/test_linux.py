@@ -15,34 +15,37 @@ from airflow_prominence.agent import linux
 from airflow_prominence.agent.cgroup import Cgroup
 from airflow_prominence.agent.limits import MemoryWatch
 
+# this run's alone: processes are told apart by it on the whole machine
+LEASE = f"unit-test-{os.getpid()}-lease"
+
 
 @pytest.fixture
 def tree() -> Iterator[subprocess.Popen[bytes]]:
-    environment = dict(os.environ, PROMINENCE_LEASE="unit-test-lease")
+    environment = dict(os.environ, PROMINENCE_LEASE=LEASE)
     process = subprocess.Popen(["sh", "-c", "sleep 60 & sleep 60"], env=environment)
     while len(linux.descendants(process.pid)) < 2:
         time.sleep(0.01)
     yield process
-    linux.kill_branded(linux.Brand("PROMINENCE_LEASE=unit-test-lease"))
+    linux.kill_branded(linux.Brand("PROMINENCE_LEASE=" + LEASE))
     process.wait()
 
 
 def test_descendants_and_marks(tree: subprocess.Popen[bytes]) -> None:
     children = {found.pid for found in linux.descendants(tree.pid)}
-    brand = linux.Brand("PROMINENCE_LEASE=unit-test-lease")
+    brand = linux.Brand("PROMINENCE_LEASE=" + LEASE)
     assert set(brand.find()) == children | {tree.pid}
     assert linux.kill_branded(brand) == []
     assert tree.wait() == -9
 
 
 def test_another_lease_is_left_alone(tree: subprocess.Popen[bytes]) -> None:
-    assert linux.kill_branded(linux.Brand("PROMINENCE_LEASE=unit-test")) == []
+    assert linux.kill_branded(linux.Brand(f"PROMINENCE_LEASE=unit-test-{os.getpid()}")) == []
     assert tree.poll() is None
 
 
 def eater() -> subprocess.Popen[bytes]:
     script = 'python3 -c "import time; x = bytearray(60 << 20); print(1, flush=True); time.sleep(60)"; :'
-    environment = dict(os.environ, PROMINENCE_LEASE="unit-test-lease")
+    environment = dict(os.environ, PROMINENCE_LEASE=LEASE)
     process = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, env=environment)
     assert process.stdout is not None
     process.stdout.readline()
@@ -62,7 +65,7 @@ def test_memory_of_trees() -> None:
     assert both.exceeded(roots)
     assert both.peak_kb > 120 * 1024
     assert MemoryWatch(110).exceeded(roots[:1], apart_kb=60 * 1024)
-    linux.kill_branded(linux.Brand("PROMINENCE_LEASE=unit-test-lease"))
+    linux.kill_branded(linux.Brand("PROMINENCE_LEASE=" + LEASE))
     for process in trees:
         process.wait()
 
