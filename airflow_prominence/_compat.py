@@ -18,8 +18,10 @@ from uuid import UUID
 if TYPE_CHECKING:
     from airflow.api_fastapi.auth.managers.base_auth_manager import BaseAuthManager
     from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
+    from airflow.models.connection import Connection
     from airflow.models.dagrun import DagRun
     from airflow.models.taskinstance import TaskInstance
+    from airflow.providers.smtp.hooks.smtp import SmtpHook
     from airflow.sdk import DAG
     from airflow.serialization.definitions.dag import SerializedDAG
     from sqlalchemy.orm import Session
@@ -59,6 +61,26 @@ def create_session() -> Iterator[Session]:
 
     with create(scoped=False) as session:
         yield session
+
+
+# --- connections (API server) -----------------------------------------------------------------------------------------
+
+
+def get_connection(conn_id: str) -> Connection | None:
+    """Return an Airflow connection, from wherever this site keeps them; None if there is none of this name."""
+    from airflow.models.connection import Connection
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    try:
+        return Connection.get_connection_from_secrets(conn_id)
+    except AirflowNotFoundException:
+        return None
+
+
+def smtp_access_token(hook: SmtpHook) -> str:
+    """Return the access token of an SMTP connection whose ``auth_type`` is ``oauth2``; may ask its issuer."""
+    token: str = hook.access_token or hook._get_oauth2_token()
+    return token
 
 
 # --- DAGs in the database (API server) --------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from airflow.configuration import conf
 
 SECTION = "prominence"
@@ -16,6 +18,14 @@ def text(option: str, default: str) -> str:
 def number(option: str, default: int) -> int:
     """Return an option as a whole number."""
     return conf.getint(SECTION, option, fallback=default)
+
+
+def days(option: str, default: float) -> float:
+    """Return an option as a number of days that is not negative."""
+    found: float = conf.getfloat(SECTION, option, fallback=default)
+    if not 0 <= found < math.inf:
+        raise ValueError(f"[{SECTION}] {option}: must be a number of days, or 0")
+    return found
 
 
 def secret() -> str:

@@ -125,6 +125,56 @@ def _config() -> dict[str, Any]:
                     "integer",
                     "30",
                 ),
+                "mail_connection": _option(
+                    "Airflow connection of type ``smtp`` whose server sends letters to users who ask for "
+                    "``notifications``. Where there is no such connection, jobs that ask for letters are refused.",
+                    "string",
+                    "smtp_default",
+                ),
+                "mail_from": _option(
+                    "Address that letters come from. Empty means the connection's ``from_email``, else its login, "
+                    "else prominence@ the host of ``public_url``.",
+                    "string",
+                    "",
+                    example="Batch service <batch@example.org>",
+                ),
+                "mail_give_up_hours": _option(
+                    "Hours for which a letter is tried, ever more rarely, before it is given up.", "integer", "48"
+                ),
+                "keep_stdout_days": _option(
+                    "Days for which a job's standard output and error are kept after its end; 0 means for ever.",
+                    "float",
+                    "30",
+                ),
+                "keep_outputs_days": _option(
+                    "Days for which a job's output files and snapshots are kept after its end; 0 means for ever.",
+                    "float",
+                    "30",
+                ),
+                "keep_uploads_days": _option(
+                    "Days for which an uploaded object is kept after it was uploaded or last used by a job; 0 means "
+                    "for ever.",
+                    "float",
+                    "180",
+                ),
+                "keep_jobs_days": _option(
+                    "Days for which a job's description is kept after its end, and the most for which anything of it "
+                    "is; its usage stays in the books. 0 means for ever.",
+                    "float",
+                    "365",
+                ),
+                "keep_in_queue_days": _option(
+                    "Days after which a finished job with ``leaveInQueue`` leaves the queue by itself; 0 means never.",
+                    "float",
+                    "90",
+                ),
+                "warn_days": _option(
+                    "Days before something is removed in which its owner is warned: where the job is described, and "
+                    "by a letter if the job asked for letters. At most half of the time for which it is kept; 0 means "
+                    "no warnings.",
+                    "float",
+                    "7",
+                ),
                 "stdout_limit_mb": _option(
                     "Megabytes of standard output, and as many of standard error, that are kept of each node of each "
                     "attempt of a job; what is beyond is cut and the cut is marked.",

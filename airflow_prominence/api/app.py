@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from airflow_prominence.api import errors, housekeeper
+from airflow_prominence.api import errors, housekeeper, mailer
 from airflow_prominence.api.auth import BearerAuth, caller_of, service_of
 from airflow_prominence.api.hub import hub
 from airflow_prominence.api.routes import (
@@ -69,16 +69,17 @@ def _bare(title: str, life: Any = None) -> FastAPI:
 
 @contextlib.asynccontextmanager
 async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-    """Listen to PostgreSQL and keep house while the server is up."""
+    """Listen to PostgreSQL, keep house and send letters while the server is up."""
     hub.start()
-    keeper = asyncio.get_running_loop().create_task(housekeeper.keep())
+    loop = asyncio.get_running_loop()
+    helpers = [loop.create_task(housekeeper.keep()), loop.create_task(mailer.keep())]
     try:
         yield
     finally:
         hub.stop()
-        keeper.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await keeper
+        for helper in helpers:
+            helper.cancel()
+        await asyncio.gather(*helpers, return_exceptions=True)
 
 
 def openapi() -> dict[str, Any]:

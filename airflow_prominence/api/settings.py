@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
 from airflow_prominence import configuration
+from airflow_prominence.configuration import days as _days
 from airflow_prominence.configuration import number as _number
 from airflow_prominence.configuration import text as _text
 from airflow_prominence.documents import Limits
+from airflow_prominence.store.retention import Retention
 
 INTERNAL_PREFIX = configuration.INTERNAL_PREFIX
 _MB = 1024 * 1024
@@ -40,6 +42,15 @@ class SiteList:
 
 
 @dataclass(frozen=True)
+class MailSettings:
+    """Which Airflow connection sends letters, in whose name (empty: the connection's), and for how long it is tried."""
+
+    connection: str
+    sender: str
+    give_up_s: float
+
+
+@dataclass(frozen=True)
 class Settings:
     """What the API needs to know; sizes in bytes, times in seconds."""
 
@@ -58,6 +69,8 @@ class Settings:
     private_network_sites: SiteList
     loopback_sites: SiteList
     oidc: OidcSettings | None
+    mail: MailSettings
+    kept: Retention
 
 
 @functools.cache
@@ -79,6 +92,19 @@ def settings() -> Settings:
         private_network_sites=_sites("private_network_sites"),
         loopback_sites=_sites("loopback_sites"),
         oidc=_oidc(),
+        mail=MailSettings(
+            connection=_text("mail_connection", "smtp_default"),
+            sender=_text("mail_from", ""),
+            give_up_s=_number("mail_give_up_hours", 48) * 3600.0,
+        ),
+        kept=Retention(
+            stdout_days=_days("keep_stdout_days", 30),
+            outputs_days=_days("keep_outputs_days", 30),
+            uploads_days=_days("keep_uploads_days", 180),
+            jobs_days=_days("keep_jobs_days", 365),
+            in_queue_days=_days("keep_in_queue_days", 90),
+            warn_days=_days("warn_days", 7),
+        ),
     )
 
 

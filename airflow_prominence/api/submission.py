@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from airflow_prominence import documents
+from airflow_prominence.api import mailer
 from airflow_prominence.api.auth import Caller
 from airflow_prominence.api.database import transact
 from airflow_prominence.api.errors import ApiError
@@ -20,6 +21,7 @@ from airflow_prominence.api.settings import settings
 from airflow_prominence.api.uploads import check_uploads
 from airflow_prominence.dags.names import JOB_DAG_ID, run_id_for
 from airflow_prominence.dags.submit import submit_run
+from airflow_prominence.store import letters
 from airflow_prominence.store.submission import KeyReused, NewJob, insert_job, job_of_key, next_id, remember_key
 from airflow_prominence.store.tables import Job
 
@@ -50,12 +52,14 @@ def prepare(value: object, owner: Owner) -> NewJob:
     """Validate a document and take its secrets out, encrypted."""
     job, document = check(value)
     check_uploads([job], owner.name, owner.groups)
+    if job.notifications:
+        mailer.check_recipient(owner.email)
     redacted, secrets = documents.extract(document)
     fernet = get_fernet()
     return NewJob(
         owner=owner.name,
         groups=owner.groups,
-        email=owner.email,
+        email=owner.email if letters.is_address(owner.email) else None,
         document=redacted,
         secrets={path: fernet.encrypt(secret.encode()) for path, secret in secrets.items()},
         nodes=job.resources.nodes,

@@ -19,7 +19,6 @@ JOB_GAPS: Final[tuple[tuple[str, Callable[[Job], object]], ...]] = (
     ("outputFiles", lambda job: job.output_files),
     ("outputDirs", lambda job: job.output_dirs),
     ("storage", lambda job: job.storage),
-    ("notifications", lambda job: job.notifications),
     ("policies.maximumIdleTimePerResource", lambda job: job.policies.maximum_idle_time_per_resource),
     ("policies.placement", lambda job: job.policies.placement not in (None, Placement())),
     ("policies.autoScalingType", lambda job: job.policies.auto_scaling_type),

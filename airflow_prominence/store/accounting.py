@@ -6,11 +6,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Float, FromClause, Integer, Subquery, Text, and_, case, cast, func, select, true
+from sqlalchemy import (
+    ColumnElement,
+    Float,
+    FromClause,
+    Integer,
+    Select,
+    Subquery,
+    Text,
+    case,
+    cast,
+    func,
+    insert,
+    select,
+    true,
+    union_all,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, JSONPATH
 from sqlalchemy.orm import Session
 
-from airflow_prominence.store.tables import Attempt, Job
+from airflow_prominence.store.tables import Attempt, Job, KeptUsage
 
 
 @dataclass(frozen=True)
@@ -29,29 +44,50 @@ def by_user(
 
     The users are ``owners``, and whoever's jobs belong to one of ``groups``.
     """
-    wanted: ColumnElement[bool] = Job.owner.in_(owners)
+    used = _used(start, end)
+    wanted: ColumnElement[bool] = used.c.owner.in_(owners)
     if groups:
-        wanted = wanted | _belongs_to(groups)
-    used = _used(start, end, wanted)
-    return _summed(session, used, used, used.c.owner)
+        wanted = wanted | _belongs_to(used, groups)
+    return _summed(session, used, used, used.c.owner, wanted)
 
 
 def by_group(session: Session, start: float, end: float, groups: Sequence[str]) -> dict[str, Usage]:
     """Return what the jobs of all members of each of ``groups`` used; a job of two groups counts for both."""
     if not groups:
         return {}
-    used = _used(start, end, _belongs_to(groups))
+    used = _used(start, end)
     # The function reads the other table's column, so it has to come after it.
     group = func.jsonb_array_elements_text(used.c.groups).table_valued("value").render_derived("member")
     return _summed(session, used.join(group, true()), used, group.c.value, group.c.value.in_(groups))
 
 
-def _belongs_to(groups: Sequence[str]) -> ColumnElement[bool]:
-    belongs: ColumnElement[bool] = cast(Job.owner_groups, JSONB).has_any(cast(list(groups), ARRAY(Text)))
+def keep(session: Session, job_id: int) -> None:
+    """Write down what a job has used whose description is about to go."""
+    columns = ("job_id", "attempt", "owner", "owner_groups", "ended_at", "cpu_s", "wall_s")
+    session.execute(insert(KeptUsage).from_select(columns, _of_attempts().where(Job.id == job_id)))
+
+
+def _belongs_to(used: Subquery, groups: Sequence[str]) -> ColumnElement[bool]:
+    belongs: ColumnElement[bool] = used.c.groups.has_any(cast(list(groups), ARRAY(Text)))
     return belongs
 
 
-def _used(start: float, end: float, wanted: ColumnElement[bool]) -> Subquery:
+def _used(start: float, end: float) -> Subquery:
+    """What was used by jobs that are there, and by those whose descriptions are gone."""
+    there = _of_attempts().where(Attempt.ended_at >= start, Attempt.ended_at < end)
+    kept = select(
+        KeptUsage.job_id,
+        KeptUsage.attempt,
+        KeptUsage.owner,
+        cast(KeptUsage.owner_groups, JSONB),
+        KeptUsage.ended_at,
+        KeptUsage.cpu_s,
+        KeptUsage.wall_s,
+    ).where(KeptUsage.ended_at >= start, KeptUsage.ended_at < end)
+    return union_all(there, kept).subquery()
+
+
+def _of_attempts() -> Select[Any]:
     """Every attempt counts that came to run: what a job used before it was tried again was used, too."""
     execution = cast(Attempt.execution, JSONB)
     provisioned = execution["provisionedResources"]
@@ -62,15 +98,16 @@ def _used(start: float, end: float, wanted: ColumnElement[bool]) -> Subquery:
     return (
         select(
             Job.id.label("job_id"),
+            Attempt.attempt.label("attempt"),
             Job.owner.label("owner"),
             cast(Job.owner_groups, JSONB).label("groups"),
+            Attempt.ended_at.label("ended_at"),
             func.coalesce(_total(execution, "cpuTimeUsage"), 0.0).label("cpu_s"),
             (case((wall.is_(None), by_clock), else_=wall) * cores).label("wall_s"),
         )
         .select_from(Attempt)
         .join(Job, Job.id == Attempt.job_id)
-        .where(and_(Attempt.running_at.is_not(None), Attempt.ended_at >= start, Attempt.ended_at < end, wanted))
-        .subquery()
+        .where(Attempt.running_at.is_not(None), Attempt.ended_at.is_not(None))
     )
 
 

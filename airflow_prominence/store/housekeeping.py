@@ -9,7 +9,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from airflow_prominence.store import capacity
+from airflow_prominence.store import capacity, letters
 from airflow_prominence.store.nodes import lose_silent
 from airflow_prominence.store.phases import DONE, FAILED, QUEUED, READY
 from airflow_prominence.store.tables import Idempotency, Job, Uptime, UserToken
@@ -21,6 +21,7 @@ OUTAGE_S = 15.0
 _LOCK = 0x70726F6D  # "prom": the advisory lock that makes one API server at a time the housekeeper
 _IDEMPOTENCY_S = 7 * 86400
 _DAY_S = 86400
+_LETTERS_S = 30 * 86400
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ def unreleased(session: Session, limit: int = 1000) -> list[Job]:
 
 
 def forget_old(session: Session) -> None:
-    """Drop idempotency keys after a week and tokens a day after they expired."""
+    """Drop idempotency keys after a week, tokens a day after they expired and letters a month after they left."""
     now = time.time()
     session.execute(delete(Idempotency).where(Idempotency.created_at < now - _IDEMPOTENCY_S))
     session.execute(delete(UserToken).where(UserToken.expires_at < now - _DAY_S))
+    letters.forget(session, now - _LETTERS_S)

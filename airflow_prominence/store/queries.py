@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 from sqlalchemy import BigInteger, ColumnElement, Select, Text, cast, exists, func, select
 from sqlalchemy.orm import Session
 
+from airflow_prominence.store import retention
 from airflow_prominence.store.phases import DONE, STAGING_IN, reached
+from airflow_prominence.store.retention import Retention
 from airflow_prominence.store.tables import Attempt, Event, Job, Label, Lease, Node, Output
 from airflow_prominence.store.transitions import will_retry
 
@@ -91,13 +94,13 @@ def summaries(session: Session, want: JobFilter) -> str:
     return "[" + ", ".join(parts) + "]"
 
 
-def details(session: Session, want: JobFilter) -> list[dict[str, Any]]:
+def details(session: Session, want: JobFilter, keep: Retention) -> list[dict[str, Any]]:
     """Return the same jobs with everything that is known of them."""
-    return [describe(session, job) for query in _selected(want, Job) for job in session.scalars(query)]
+    return [describe(session, job, keep) for query in _selected(want, Job) for job in session.scalars(query)]
 
 
-def describe(session: Session, job: Job) -> dict[str, Any]:
-    """Return one job in full, as ``GET /jobs/{id}`` shows it."""
+def describe(session: Session, job: Job, keep: Retention) -> dict[str, Any]:
+    """Return one job in full, as ``GET /jobs/{id}`` shows it, and how long what is left of it is kept."""
     document = job.document
     view: dict[str, Any] = {
         "id": job.id,
@@ -120,6 +123,13 @@ def describe(session: Session, job: Job) -> dict[str, Any]:
         execution["site"] = site
     if len(attempts) > 1:
         execution["attempts"] = [_attempt(attempt) for attempt in attempts]
+    kept = retention.shown(job, keep, time.time()) if job.phase == DONE else {}
+    if kept:
+        # Here and nowhere else: the client strips it when it prints a document to be submitted again.
+        execution["retention"] = kept
+        if "warning" in kept:
+            # The one line of a finished job that the client always prints.
+            view.setdefault("statusReason", kept["warning"])
     if execution:
         view["execution"] = execution
     return view

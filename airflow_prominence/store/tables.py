@@ -35,6 +35,10 @@ metadata = MetaData(
 id_sequence = Sequence("prominence_id_seq", metadata=metadata)
 
 
+#: Whether a job's owner has an address and asked for letters, as an index and those who want it to be used say it.
+WANTS_LETTERS = "email IS NOT NULL AND coalesce(json_array_length(document -> 'notifications'), 0) > 0"
+
+
 class Base(DeclarativeBase):
     """Base of our tables, on a metadata of our own."""
 
@@ -110,6 +114,13 @@ class Job(Base):
         Index("ix_prominence_job_owner_ended", "owner", "ended_at"),
         Index("ix_prominence_job_active", "phase", postgresql_where=text("phase <> 'done'")),
         Index("ix_prominence_job_unreleased", "id", postgresql_where=text("released_at IS NULL")),
+        # What retention looks for each minute must not cost more the more jobs there have been.
+        Index("ix_prominence_job_stdout_kept", "ended_at", postgresql_where=text("stdout_gone_at IS NULL")),
+        Index("ix_prominence_job_outputs_kept", "ended_at", postgresql_where=text("outputs_gone_at IS NULL")),
+        Index("ix_prominence_job_ended", "ended_at"),
+        Index(
+            "ix_prominence_job_unwarned", "ended_at", postgresql_where=text(f"warned_at IS NULL AND {WANTS_LETTERS}")
+        ),
     )
 
 
@@ -296,6 +307,8 @@ class Upload(Base):
     sha256: Mapped[str | None] = mapped_column(String(64))
     created_at: Mapped[float]
     stored_at: Mapped[float | None]
+    #: When a job that names it was last submitted: what is in use stays.
+    used_at: Mapped[float | None]
     warned_at: Mapped[float | None]
 
 
@@ -354,6 +367,31 @@ class Mail(Base):
     next_try_at: Mapped[float]
     tries: Mapped[int] = mapped_column(Integer)
     sent_at: Mapped[float | None]
+    #: When no further try was worth it; ``error`` says what the last one failed of.
+    given_up_at: Mapped[float | None]
     error: Mapped[str] = mapped_column(Text)
 
-    __table_args__ = (Index("ix_prominence_mail_waiting", "next_try_at", postgresql_where=text("sent_at IS NULL")),)
+    __table_args__ = (
+        Index(
+            "ix_prominence_mail_waiting",
+            "next_try_at",
+            postgresql_where=text("sent_at IS NULL AND given_up_at IS NULL"),
+        ),
+    )
+
+
+class KeptUsage(Base):
+    """What an attempt of a job used whose description is gone: the books outlive what they are about."""
+
+    __tablename__ = "prominence_usage"
+
+    job_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    attempt: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    owner: Mapped[str] = mapped_column(String(250))
+    owner_groups: Mapped[list[str]]
+    ended_at: Mapped[float]
+    #: Seconds of CPU, and of wall time once for each core that was held.
+    cpu_s: Mapped[float]
+    wall_s: Mapped[float]
+
+    __table_args__ = (Index("ix_prominence_usage_ended", "ended_at"),)

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from airflow_prominence.store import capacity
+from airflow_prominence.store import capacity, letters
 from airflow_prominence.store.notify import tell, touch
 from airflow_prominence.store.phases import (
     COMPLETED,
@@ -98,6 +98,7 @@ def finish(
         job.phase, job.status, job.reason = DONE, status, reason
         job.node_success, job.ended_at = node_success, now
         job.execution, job.wants_capacity = execution, False
+        letters.job_finished(session, job)
         capacity.settle_release(session, job)
     touch(session, job)
     session.flush()
@@ -121,6 +122,7 @@ def begin_again(session: Session, job: Job) -> None:
     job.phase, job.status, job.reason = QUEUED, status_of(QUEUED), ""
     job.node_success, job.execution, job.wants_capacity = None, None, False
     job.started_at = job.ended_at = job.released_at = None
+    job.stdout_gone_at = job.outputs_gone_at = job.warned_at = None
     job.in_queue = not job.group_id and bool(job.policies.get("leaveInQueue", False))
     session.add(new_attempt(job, now))
     tell(session, job, "cleared", f"{CLEARED}: trying again, attempt {job.attempt}", now)

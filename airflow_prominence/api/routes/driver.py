@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from airflow_prominence.api import housekeeper, runs
+from airflow_prominence.api import housekeeper, retention, runs
 from airflow_prominence.api.auth import the_driver
 from airflow_prominence.api.body import read_object
 from airflow_prominence.api.database import transact_async
@@ -89,7 +89,8 @@ async def outcome(dag_id: str, run_id: str) -> dict[str, Any]:
 async def maintenance() -> dict[str, int]:
     """Do what the API's own housekeeper does, and what needs Airflow's tables; answer how much of each."""
     done = await transact_async(housekeeper.maintain)
-    return {**done, "settled_uploads": await run_in_threadpool(settle_uploads)}
+    settled = await run_in_threadpool(settle_uploads)
+    return {**done, "settled_uploads": settled, **await run_in_threadpool(retention.sweep)}
 
 
 def _view(session: Session, job: Job | None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from airflow_prominence.api.body import read_json
 from airflow_prominence.api.database import transact
 from airflow_prominence.api.errors import ApiError
 from airflow_prominence.api.settings import settings
-from airflow_prominence.store import queries, transitions
+from airflow_prominence.store import letters, queries, transitions
 from airflow_prominence.store.submission import secrets_of
 from airflow_prominence.store.tables import Job
 
@@ -70,7 +70,7 @@ def list_jobs(
     if constraints is None:
         return JSONResponse([])
     if detail is not None:
-        return JSONResponse(transact(lambda session: queries.details(session, want)))
+        return JSONResponse(transact(lambda session: queries.details(session, want, settings().kept)))
     return Response(transact(lambda session: queries.summaries(session, want)), media_type="application/json")
 
 
@@ -88,7 +88,7 @@ def describe_job(job_id: str, caller: CallerDep) -> JSONResponse:
 
     def work(session: Session) -> list[dict[str, Any]]:
         job = _find(session, job_id, caller)
-        return [] if job is None else [queries.describe(session, job)]
+        return [] if job is None else [queries.describe(session, job, settings().kept)]
 
     return JSONResponse(transact(work))
 
@@ -157,6 +157,8 @@ def _output(job_id: str, caller: Caller, stream: str, node: str | None, offset: 
             raise ApiError(400, NO_JOB)
         if node_num >= job.nodes:
             raise ApiError(400, f"{stream} does not exist")
+        if job.stdout_gone_at is not None:
+            raise ApiError(400, f"{stream} was removed on {letters.day(job.stdout_gone_at)}, as it is not kept longer")
         return job.id, queries.shown_attempt(session, job)
 
     number, attempt = transact(locate)

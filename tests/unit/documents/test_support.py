@@ -39,10 +39,6 @@ ONEDATA = {"type": "onedata", "mountpoint": "/data", "onedata": {"provider": "p"
         (job(outputDirs=["x"]), "outputDirs: is not supported yet"),
         (job(storage=ONEDATA), "storage: is not supported yet"),
         (
-            job(notifications=[{"event": "jobFinished", "type": "email"}]),
-            "notifications: is not supported yet",
-        ),
-        (
             job(policies={"maximumIdleTimePerResource": 1}),
             "policies.maximumIdleTimePerResource: is not supported yet",
         ),
@@ -79,6 +75,7 @@ def test_not_yet(document: dict[str, Any], sentence: str) -> None:
         job(
             name="all that runs",
             labels={"a": "b"},
+            notifications=[{"event": "jobFinished", "type": "email"}],
             inputs=[{"filename": "f", "content": "", "executable": True}],
             resources={"cpus": 2, "memoryPerCpu": 1.5, "nodes": 1, "disk": 5, "walltime": 5},
             policies={
