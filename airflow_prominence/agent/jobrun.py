@@ -120,7 +120,8 @@ class Job:
             raise JobFailed(EXEC_FAILED, f"the job's folder can't be made: {error}") from error
         streams = [spool.stream_path(self._paths.spool, name) for name in spool.STREAMS]
         disk = self._assignment.resources.disk_mb
-        self._supervisor.disk = DiskWatch([self._paths.job], streams, disk)
+        uid = self._user.uid if self._user.own else None
+        self._supervisor.disk = DiskWatch([self._paths.job], streams, disk, uid)
         if self._assignment.inputs:
             self._stage_in_s = time.monotonic() - began
 

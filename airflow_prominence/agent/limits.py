@@ -58,25 +58,38 @@ def _open_folder(path: str) -> int:
 
 
 class DiskWatch:
-    """Adds up what lies below some folders, a slice of work at a time so that no timer of its caller is late."""
+    """Adds up what a job has on disk, a slice of work at a time so that no timer of its caller is late.
 
-    def __init__(self, folders: Iterable[str], files: Iterable[str], limit_mb: int) -> None:
+    That is what lies below some folders, some files, and files that have no name any more but that the job's processes
+    hold open; `uid` is a user that belongs to the job alone.
+    """
+
+    def __init__(self, folders: Iterable[str], files: Iterable[str], limit_mb: int, uid: int | None = None) -> None:
         self._folders = list(folders)
         self._files = list(files)
         self._limit = limit_mb * 1024 * 1024
+        self._uid = uid
         self._walk: Iterator[int] | None = None
         self._total = 0
         self._spent = 0.0
         self._next = 0.0
+        self._suspected = False
 
-    def _sizes(self) -> Iterator[int]:
+    def _sizes(self, roots: list[int]) -> Iterator[int]:
         seen: set[tuple[int, int]] = set()
-        stack: list[str] = list(self._folders)
+        # before the folders: what is removed while these are looked at must not count twice
+        for found in self._removed(roots):
+            if found is not None and (found.st_dev, found.st_ino) not in seen:
+                seen.add((found.st_dev, found.st_ino))
+                yield found.st_blocks * 512
+            else:
+                yield 0
         for path in self._files:
             try:
                 yield os.stat(path).st_blocks * 512
             except OSError:
                 continue
+        stack: list[str] = list(self._folders)
         while stack:
             path = stack.pop()
             try:
@@ -93,9 +106,9 @@ class DiskWatch:
                                 stack.append(path + "/" + entry.name)
                         except OSError:
                             continue
+                        if (found.st_dev, found.st_ino) in seen:
+                            continue
                         if found.st_nlink > 1 and not entry.is_dir(follow_symlinks=False):
-                            if (found.st_dev, found.st_ino) in seen:
-                                continue
                             seen.add((found.st_dev, found.st_ino))
                         yield found.st_blocks * 512
             except OSError:
@@ -103,22 +116,71 @@ class DiskWatch:
             finally:
                 os.close(folder)
 
-    def exceeded(self, slice_s: float = 0.02) -> bool:
-        """Go on counting for a slice of time; True once a count passes the limit."""
+    def _removed(self, roots: list[int]) -> Iterator[os.stat_result | None]:
+        """Files without a name that the job's processes hold open on the job's disk; None for each other descriptor."""
+        devices = {_device(folder) for folder in self._folders}
+        for pid in self._processes(roots):
+            mounts: dict[bytes, tuple[str | None, str]] | None = None
+            for name in _listed(f"/proc/{pid}/fd"):
+                try:
+                    if os.readlink(f"/proc/{pid}/fd/{name}").endswith(" (deleted)"):
+                        mounts = linux.mounts(pid) if mounts is None else mounts
+                        device, kind = mounts.get(linux.mount_of(pid, name), (None, ""))
+                        # nothing is asked of others: memory does not count, and a server that hangs would hold us too
+                        if (device is not None and device in devices) or kind == "overlay":
+                            yield os.stat(f"/proc/{pid}/fd/{name}")
+                            continue
+                except OSError:
+                    pass  # closed meanwhile
+                yield None
+
+    def _processes(self, roots: list[int]) -> list[int]:
+        if self._uid is not None:
+            return [pid for pid in linux.pids() if linux.owner(pid) == self._uid]
+        return [found.pid for root in roots for found in linux.descendants(root)]
+
+    def exceeded(self, roots: Iterable[int], slice_s: float = 0.02) -> bool:
+        """Go on counting for a slice of time; True once two counts, one after the other, have passed the limit.
+
+        What the job moves during a count may count twice. `roots` are those below which the job's processes are.
+        """
         now = time.monotonic()
         if self._walk is None:
             if now < self._next:
                 return False
-            self._walk, self._total, self._spent = self._sizes(), 0, 0.0
+            self._walk, self._total, self._spent = self._sizes(list(roots)), 0, 0.0
         for size in self._walk:
             self._total += size
             if self._total > self._limit:
-                return True
+                if self._suspected:
+                    return True
+                self._walk, self._suspected = None, True
+                return False
             if time.monotonic() - now > slice_s:
                 self._spent += slice_s
                 return False
         self._spent += time.monotonic() - now
-        self._walk = None
+        self._walk, self._suspected = None, False
         # never more than a twentieth of our time on counting
         self._next = time.monotonic() + max(1.0, 20 * self._spent)
         return False
+
+
+def _listed(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except OSError:
+        return []  # it has ended
+
+
+def _device(folder: str) -> str | None:
+    """The device of a folder's file system as tables of mounts write it; stat of some file systems says another."""
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        me = os.getpid()
+        return linux.mounts(me).get(linux.mount_of(me, str(fd)), (None, ""))[0]
+    finally:
+        os.close(fd)

@@ -141,6 +141,26 @@ def owner(pid: int) -> int | None:
         return None
 
 
+def mounts(pid: int) -> dict[bytes, tuple[str | None, str]]:
+    """What a process sees mounted: id → device (`major:minor`) and kind of file system."""
+    found: dict[bytes, tuple[str | None, str]] = {}
+    with open(f"/proc/{pid}/mountinfo", "rb") as handle:
+        for line in handle:
+            left, _, right = line.partition(b" - ")
+            number, _, device = left.split()[:3]
+            found[number] = (device.decode(), right.split()[0].decode())
+    return found
+
+
+def mount_of(pid: int, fd: str) -> bytes:
+    """The id of the mount that a descriptor of a process was opened on."""
+    with open(f"/proc/{pid}/fdinfo/{fd}", "rb") as handle:
+        for line in handle:
+            if line.startswith(b"mnt_id:"):
+                return line.split()[1]
+    return b""
+
+
 @dataclass(frozen=True)
 class Brand:
     """How the processes of one lease are told from all others when their parents are dead."""

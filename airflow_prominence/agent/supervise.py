@@ -285,7 +285,7 @@ class Supervisor:
         self._next_sample = now + SAMPLE_S
         if self._group.oom_kills() or (self._watched(counted) and self._memory_exceeded(counted)):
             self._interrupt(Interrupted("killed", "Job used too much memory"))
-        if self.disk is not None and self.disk.exceeded():
+        if self.disk is not None and self.disk.exceeded([guarded.pid for guarded in counted]):
             self._interrupt(Interrupted("killed", "Job used too much disk"))
 
     def _watched(self, counted: list[Guarded]) -> bool:

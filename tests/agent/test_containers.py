@@ -169,6 +169,17 @@ def test_limits(api: Api, node: Agent) -> None:
     node.forget(L1, L2, L3)
 
 
+@pytest.mark.parametrize("runtime", ["singularity", "udocker"])
+def test_disk_limit_counts_open_files_without_a_name(api: Api, node: Agent, runtime: str) -> None:
+    path = "/home/user/f" if runtime == "singularity" else "/f"
+    hold = f"dd if=/dev/zero of={path} bs=1M count=20; exec 3<{path}; rm {path}; sleep 317"
+    lease = api.assign(L1, [task(hold, runtime)], resources={"disk_mb": 10})
+    api.wait(lambda: lease.end, 60)
+    assert lease.end is not None
+    assert lease.end["reason"] == "Job used too much disk"
+    node.forget(L1)
+
+
 def test_an_image_that_is_nowhere(api: Api, node: Agent) -> None:
     lease = api.assign(L1, [sh("true", image="http://127.0.0.1:9/none.tar")])
     api.wait(lambda: lease.end, 60)

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from .apiserver import L1, Api, lease_name
+from .apiserver import L1, L2, L3, Api, lease_name
 from .conftest import Agent, alive, eventually
 from .test_jobs import sh
 
@@ -271,6 +271,28 @@ def test_disk_limit(api: Api, agent: Agent) -> None:
     assert lease.end is not None
     assert (lease.end["status"], lease.end["reason"]) == ("killed", "Job used too much disk")
     assert not (agent.state / "jobs" / L1).exists()
+
+
+def test_disk_limit_counts_what_has_no_name_any_more(api: Api, agent: Agent) -> None:
+    hold = 'cd "$HOME_DIR"; dd if=/dev/zero of=f bs=1M count=20 2>/dev/null; exec 3<f; rm f; sleep 305'
+    kept = api.assign(L1, [sh(hold)], resources={"disk_mb": 10})
+    lease = api.assign(L2, [sh(hold.replace("sleep 305", "exec 3<&-; sleep 3"))], resources={"disk_mb": 30})
+    # neither is on disk: a file in memory with a name and one without
+    in_memory = """
+import os, time
+fd = os.memfd_create("x"); os.write(fd, bytes(20 << 20))
+path = "/dev/shm/prominence-test-%d" % os.getpid(); other = open(path, "wb"); os.unlink(path)
+other.write(bytes(20 << 20)); other.flush(); print("up", flush=True); time.sleep(3)
+"""
+    memory = api.assign(L3, [{"argv": ["python3", "-c", in_memory]}], resources={"disk_mb": 10})
+    api.wait(lambda: kept.end and lease.end and memory.end)
+    assert kept.end is not None
+    assert (kept.end["status"], kept.end["reason"]) == ("killed", "Job used too much disk")
+    assert lease.end is not None
+    assert lease.end["status"] == "completed"
+    assert memory.end is not None
+    assert (memory.end["status"], bytes(memory.streams["stdout"])) == ("completed", b"up\n"), memory.streams["stderr"]
+    agent.forget(L1, L2, L3)
 
 
 def test_two_services_never_share_a_state(api: Api, agent: Agent) -> None:

@@ -171,9 +171,9 @@ def test_disk_is_counted_in_slices(tmp_path: Path) -> None:
     for number in range(50):
         (tmp_path / str(number)).write_bytes(b"x" * 100_000)
     small = DiskWatch([str(tmp_path)], [], 100)
-    assert not any(small.exceeded(0.0) for _ in range(200))
+    assert not any(small.exceeded([], 0.0) for _ in range(200))
     big = DiskWatch([str(tmp_path)], [], 1)
-    assert any(big.exceeded(0.0) for _ in range(200))
+    assert any(big.exceeded([], 0.0) for _ in range(200))
 
 
 def test_backoff_grows_to_a_bound() -> None:
