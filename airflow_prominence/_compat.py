@@ -94,6 +94,7 @@ class DagState:
     content_hash: str
     is_stale: bool
     is_paused: bool
+    bundle: str
 
 
 def dag_state(session: Session, dag_id: str) -> DagState | None:
@@ -104,23 +105,35 @@ def dag_state(session: Session, dag_id: str) -> DagState | None:
     from sqlalchemy import select
 
     row = session.execute(
-        select(DagVersion.id, SerializedDagModel.dag_hash, DagModel.is_stale, DagModel.is_paused)
+        select(
+            DagVersion.id,
+            SerializedDagModel.dag_hash,
+            DagModel.is_stale,
+            DagModel.is_paused,
+            DagModel.bundle_name,
+        )
         .join(DagModel, DagModel.dag_id == DagVersion.dag_id)
         .join(SerializedDagModel, SerializedDagModel.dag_version_id == DagVersion.id)
         .where(DagVersion.dag_id == dag_id)
         .order_by(DagVersion.created_at.desc())
         .limit(1)
     ).first()
-    return None if row is None else DagState(row[0], row[1], bool(row[2]), bool(row[3]))
+    return None if row is None else DagState(row[0], row[1], bool(row[2]), bool(row[3]), row[4] or "")
 
 
-def default_bundle() -> str:
-    """Return the name of the bundle that holds the DAGs folder: ``dags-folder`` unless the site has renamed it."""
-    from airflow.configuration import conf
+def dag_files() -> list[tuple[str, str]]:
+    """Return bundle and path in it of each DAG file that lies on this machine, whether it was ever parsed or not."""
+    from pathlib import Path
 
-    configured = conf.getjson("dag_processor", "dag_bundle_config_list")
-    names = [str(entry["name"]) for entry in configured] if isinstance(configured, list) else []
-    return "dags-folder" if not names or "dags-folder" in names else names[0]
+    from airflow.dag_processing.bundles.manager import DagBundlesManager
+    from airflow.utils.file import list_py_file_paths
+
+    found = []
+    for bundle in DagBundlesManager().get_all_dag_bundles():
+        if bundle.path.is_dir():
+            files = list_py_file_paths(bundle.path)
+            found += [(bundle.name, str(Path(file).relative_to(bundle.path))) for file in files]
+    return found
 
 
 def write_dag(session: Session, dag: DAG, *, bundle: str) -> None:
@@ -303,38 +316,19 @@ def runs_states(session: Session, runs: Iterable[tuple[str, str]]) -> dict[tuple
     return {(dag_id, run_id): _plain(state) or "" for dag_id, run_id, state in rows}
 
 
-def delete_callbacks(session: Session, *, dag_ids: Collection[str], bundles: Collection[str]) -> int:
-    """Delete the DAG processor's callback rows that nobody will ever serve; returns how many.
+def delete_callbacks(session: Session, bundle: str) -> int:
+    """Delete the callbacks that wait for the DAG processor of a bundle that none serves; returns how many.
 
-    Each end of a trigger-only task queues one. Those of a bundle that no DAG processor parses stay for ever.
+    Each end of a trigger-only task queues one, and nobody else would ever take it away.
     """
     from airflow.models.callback import Callback
-    from sqlalchemy import delete, select
+    from sqlalchemy import delete
 
-    if not bundles:
-        return 0
-    candidates = session.execute(
-        select(Callback.id, Callback.data).where(
-            Callback.type == "dag_processor", Callback.bundle_name.in_(list(bundles))
-        )
-    ).all()
-    ours = [row[0] for row in candidates if _callback_dag(row[1]) in dag_ids] if dag_ids else [r[0] for r in candidates]
-    if ours:
-        session.execute(delete(Callback).where(Callback.id.in_(ours)))
-    return len(ours)
-
-
-def _callback_dag(data: Any) -> str | None:
-    import json
-
-    if not isinstance(data, dict):
-        return None
-    request = data.get("req_data")
-    if isinstance(request, str):
-        request = json.loads(request)
-    ti = request.get("ti") if isinstance(request, dict) else None
-    found = ti.get("dag_id") if isinstance(ti, dict) else None
-    return found if isinstance(found, str) else None
+    done = session.execute(
+        delete(Callback).where(Callback.type == "dag_processor", Callback.bundle_name == bundle),
+        execution_options={"synchronize_session": False},
+    )
+    return int(cast("Any", done).rowcount)
 
 
 def _facts_columns(model: type[TaskInstance]) -> tuple[Any, ...]:

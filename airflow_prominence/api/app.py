@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from airflow_prominence.api import errors, housekeeper, mailer
+from airflow_prominence.api import errors, housekeeper, mailer, placer
 from airflow_prominence.api.auth import BearerAuth, caller_of, service_of
 from airflow_prominence.api.hub import hub
 from airflow_prominence.api.routes import (
@@ -53,7 +53,7 @@ def public_app() -> FastAPI:
 
 
 def internal_app() -> FastAPI:
-    """Return the app of triggers, nodes and runners; its lifespan carries the hub and the housekeeper."""
+    """Return the app of triggers, nodes and runners; its lifespan carries hub, placer and housekeeper."""
     app = _bare("PROMINENCE, internal", lifespan)
     app.add_middleware(BearerAuth, public=(), public_posts=(), resolve=service_of)
     for router in (driver.router, nodes.router):
@@ -69,10 +69,10 @@ def _bare(title: str, life: Any = None) -> FastAPI:
 
 @contextlib.asynccontextmanager
 async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-    """Listen to PostgreSQL, keep house and send letters while the server is up."""
+    """Listen to PostgreSQL, give out capacity, keep house and send letters while the server is up."""
     hub.start()
     loop = asyncio.get_running_loop()
-    helpers = [loop.create_task(housekeeper.keep()), loop.create_task(mailer.keep())]
+    helpers = [loop.create_task(work()) for work in (placer.place, housekeeper.keep, mailer.keep)]
     try:
         yield
     finally:

@@ -8,14 +8,15 @@ import select
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import psycopg2
 import psycopg2.extensions
 from airflow import settings as airflow_settings
 
-from airflow_prominence.store.notify import JOB_CHANNEL, NODE_CHANNEL
+from airflow_prominence.store.notify import JOB_CHANNEL, NODE_CHANNEL, PLACING_CHANNEL
 
 log = logging.getLogger(__name__)
 
@@ -70,29 +71,37 @@ class Hub:
         Subscribes before it looks, so nothing that happens between a look and the wait is missed. A waiter that has
         a ``turn`` ends the one before it of the same turn: that one's client has hung up and asks anew.
         """
+        with self.listening(channel, ids) as mine:
+            self._take_turn(turn, mine)
+            deadline = time.monotonic() + timeout
+            try:
+                while True:
+                    mine.clear()
+                    answer = await look()
+                    left = deadline - time.monotonic()
+                    if answer or left <= 0 or self.stopping or self._turn_is_over(turn, mine):
+                        return answer
+                    pause = min(left, _LOOK_HEARING_S if self._hearing else _LOOK_DEAF_S)
+                    try:
+                        await asyncio.wait_for(mine.wait(), pause)
+                    except asyncio.TimeoutError:
+                        continue
+            finally:
+                if turn is not None and self._turns.get(turn) is mine:
+                    del self._turns[turn]
+
+    @contextmanager
+    def listening(self, channel: str, ids: Iterable[int]) -> Iterator[asyncio.Event]:
+        """An event that is set whenever one of these is notified of, and whenever something may have been missed."""
         mine = asyncio.Event()
         keys = [(channel, item) for item in ids]
         for key in keys:
             self._waiters[key].add(mine)
         self._everyone.add(mine)
-        self._take_turn(turn, mine)
-        deadline = time.monotonic() + timeout
         try:
-            while True:
-                mine.clear()
-                answer = await look()
-                left = deadline - time.monotonic()
-                if answer or left <= 0 or self.stopping or self._turn_is_over(turn, mine):
-                    return answer
-                pause = min(left, _LOOK_HEARING_S if self._hearing else _LOOK_DEAF_S)
-                try:
-                    await asyncio.wait_for(mine.wait(), pause)
-                except asyncio.TimeoutError:
-                    continue
+            yield mine
         finally:
             self._everyone.discard(mine)
-            if turn is not None and self._turns.get(turn) is mine:
-                del self._turns[turn]
             for key in keys:
                 self._waiters[key].discard(mine)
                 if not self._waiters[key]:
@@ -158,7 +167,7 @@ def _connect() -> Any:
     connection = psycopg2.connect(*args, **kwargs)
     connection.set_isolation_level(psycopg2.extensions.ISOLATION_LEVEL_AUTOCOMMIT)
     with connection.cursor() as cursor:
-        for channel in (JOB_CHANNEL, NODE_CHANNEL):
+        for channel in (JOB_CHANNEL, NODE_CHANNEL, PLACING_CHANNEL):
             cursor.execute(f'LISTEN "{channel}"')
     return connection
 

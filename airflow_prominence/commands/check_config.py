@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from airflow_prominence.store.phases import NODE_UP
 from airflow_prominence.store.tables import Node
 
-_API_BUNDLE = "prominence"
+from airflow_prominence.dags.names import API_BUNDLE
 
 
 def check_config(args: argparse.Namespace) -> None:
@@ -140,9 +140,9 @@ def _command_lines() -> list[list[str]]:
 def _processor_problems(command_lines: list[list[str]]) -> Iterator[str]:
     for words in command_lines:
         bundles = processor_bundles(words)
-        if bundles is not None and (not bundles or _API_BUNDLE in bundles):
+        if bundles is not None and (not bundles or API_BUNDLE in bundles):
             yield (
-                f"A dag-processor on this machine serves {'the bundle ' + _API_BUNDLE if bundles else 'every bundle'}, "
+                f"A dag-processor on this machine serves {'the bundle ' + API_BUNDLE if bundles else 'every bundle'}, "
                 f"and marks the DAGs that the API has made stale: start it as airflow dag-processor -B dags-folder."
             )
             return

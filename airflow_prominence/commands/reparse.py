@@ -1,9 +1,8 @@
-"""``airflow prominence reparse``: the dag-processor looks at the DAGs folder's files now, not at its next round."""
+"""``airflow prominence reparse``: the dag-processor looks at the DAG files now, new ones too, not at its next round."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 
 from airflow.models.dag import DagModel
 from airflow.models.dagbag import DagPriorityParsingRequest
@@ -11,17 +10,18 @@ from airflow.utils.session import create_session
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
-# DAGs that the API makes have no file that a dag-processor could read.
-_NOT_PARSED = "prominence"
+from airflow_prominence._compat import dag_files
+from airflow_prominence.dags.names import API_BUNDLE
 
 
 def reparse(args: argparse.Namespace) -> None:
     asked = 0
     with create_session() as session:
-        files = select(DagModel.bundle_name, DagModel.relative_fileloc).where(DagModel.bundle_name != _NOT_PARSED)
-        if args.bundle:
-            files = files.where(DagModel.bundle_name == args.bundle)
-        found = sorted({(bundle, file) for bundle, file in session.execute(files) if bundle and file})
+        known = session.execute(select(DagModel.bundle_name, DagModel.relative_fileloc))
+        files = {(str(bundle), str(file)) for bundle, file in known if bundle and file} | set(dag_files())
+        found = sorted(
+            (bundle, file) for bundle, file in files if bundle != API_BUNDLE and args.bundle in (None, bundle)
+        )
         for bundle, file in found:
             try:
                 with session.begin_nested():
@@ -30,5 +30,6 @@ def reparse(args: argparse.Namespace) -> None:
                 continue  # asked for already, and not yet done
             asked += 1
     if not found:
-        sys.exit("No DAG file is known yet: the dag-processor finds new files by [dag_processor] refresh_interval.")
+        print("There is no DAG file to parse.")
+        return
     print(f"Asked for {asked} of {len(found)} files; the others were asked for already.")

@@ -6,6 +6,10 @@ import re
 
 JOB_DAG_ID = "prominence_job"
 MAINTENANCE_DAG_ID = "prominence_maintenance"
+SHIPPED_DAGS = (JOB_DAG_ID, MAINTENANCE_DAG_ID)
+
+#: The bundle of the DAGs that the API writes itself; no DAG processor may ever parse it (``mechanics.md`` 0.6).
+API_BUNDLE = "prominence"
 
 BEGIN = "begin"
 PROVISION = "provision"

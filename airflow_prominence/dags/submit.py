@@ -10,8 +10,15 @@ from sqlalchemy.exc import IntegrityError
 
 from airflow_prominence import _compat
 from airflow_prominence._compat import RunFacts, TaskInstanceFacts
-from airflow_prominence.dags.files import DAG_FILES
-from airflow_prominence.dags.names import JOB_DAG_ID, PHASE_TASKS, RUN, run_id_for
+from airflow_prominence.dags.names import (
+    API_BUNDLE,
+    JOB_DAG_ID,
+    MAINTENANCE_DAG_ID,
+    PHASE_TASKS,
+    RUN,
+    SHIPPED_DAGS,
+    run_id_for,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -21,6 +28,7 @@ log = logging.getLogger(__name__)
 __all__ = [
     "DagMissing",
     "find_task_instance",
+    "keep_shipped_dags",
     "phase_task_states",
     "run_facts",
     "run_id_for",
@@ -42,44 +50,54 @@ def submit_run(session: Session, *, dag_id: str, run_id: str, conf: dict[str, An
     """
     state = _compat.dag_state(session, dag_id)
     if state is None or state.is_stale:
-        state = _write_shipped_dag(session, dag_id)
+        state = _write_missing_dag(session, dag_id)
     dag = _compat.runnable_dag(session, state)
     if dag is None:
         raise DagMissing(f"DAG {dag_id} has no serialized form in Airflow's database")
     _compat.create_dag_run(session, dag, run_id=run_id, conf=conf, user=owner)
 
 
-def _write_shipped_dag(session: Session, dag_id: str) -> _compat.DagState:
-    if dag_id != JOB_DAG_ID:
-        raise DagMissing(f"DAG {dag_id} is not in Airflow's database")
-    # Only here: building a DAG needs the Task SDK, which a submission ordinarily doesn't.
-    from airflow_prominence.dags import shared
+def keep_shipped_dags(session: Session, *, anew: bool = False) -> None:
+    """Write the shipped DAGs that are not active in the database; ``anew``: also those that we wrote, as they are now.
 
+    A DAG whose file lies in the DAGs folder is the DAG processor's: it stays as that wrote it. Ours are parsed by
+    nobody, which spares a parse for the end of every single task.
+    """
+    for dag_id in SHIPPED_DAGS:
+        state = _compat.dag_state(session, dag_id)
+        if state is None or state.is_stale or (anew and state.bundle == API_BUNDLE):
+            _write_shipped_dag(session, dag_id)
+
+
+def _write_missing_dag(session: Session, dag_id: str) -> _compat.DagState:
+    if dag_id not in SHIPPED_DAGS:
+        raise DagMissing(f"DAG {dag_id} is not in Airflow's database")
     _compat.lock_for_writing_dag(session, dag_id)
     state = _compat.dag_state(session, dag_id)
     if state is None or state.is_stale:
         log.info("DAG %s is not active in Airflow's database: writing it from the package", dag_id)
-        dag = shared.prominence_job_dag()
-        dag.fileloc = str(Path(shared.__file__))
-        dag.relative_fileloc = _relative_fileloc(dag_id)
-        try:
-            with session.begin_nested():
-                _compat.write_dag(session, dag, bundle=_compat.default_bundle())
-        except IntegrityError:
-            # The DAG processor knows nothing of our lock and was writing it at the same moment: then its rows will do.
-            log.info("DAG %s has just been written by the DAG processor", dag_id)
+        _write_shipped_dag(session, dag_id)
         state = _compat.dag_state(session, dag_id)
     if state is None:
         raise DagMissing(f"DAG {dag_id} could not be written into Airflow's database")
     return state
 
 
-def _relative_fileloc(dag_id: str) -> str:
-    """The path by which the DAG processor will know the same DAG, so that it takes ours over instead of a new one."""
-    name = f"{dag_id}.py"
-    if name not in DAG_FILES:
-        raise DagMissing(f"no DAG file of the package is named {name}")
-    return name
+def _write_shipped_dag(session: Session, dag_id: str) -> None:
+    # Only here: building a DAG needs the Task SDK, which a submission ordinarily doesn't.
+    from airflow_prominence.dags import shared
+
+    builders = {JOB_DAG_ID: shared.prominence_job_dag, MAINTENANCE_DAG_ID: shared.prominence_maintenance_dag}
+    _compat.lock_for_writing_dag(session, dag_id)
+    dag = builders[dag_id]()
+    dag.fileloc = str(Path(shared.__file__))
+    dag.relative_fileloc = f"{dag_id}.py"
+    try:
+        with session.begin_nested():
+            _compat.write_dag(session, dag, bundle=API_BUNDLE)
+    except IntegrityError:
+        # The DAG processor knows nothing of our lock and was writing it at the same moment: then its rows will do.
+        log.info("DAG %s has just been written by the DAG processor", dag_id)
 
 
 def run_facts(session: Session, dag_id: str, run_id: str) -> RunFacts | None:

@@ -49,11 +49,14 @@ def is_over(job: JobView, until: str) -> bool:
     raise ValueError(f"unknown phase {until!r}: one of {', '.join(UNTIL)}")
 
 
-async def drive(client: Driving, watch: JobWatch, job_id: int, until: str, tell: Callable[[JobView], None]) -> JobView:
-    """Drive a job until the end of a phase and return it as it is then; ``tell`` sees every change on the way."""
+async def drive(client: Driving, watch: JobWatch, job: JobView, until: str, tell: Callable[[JobView], None]) -> JobView:
+    """Drive a job until the end of a phase and return it as it is then; ``tell`` sees every change on the way.
+
+    ``job`` is what was last heard of it: whatever has changed since then, the first wait hears of.
+    """
     loop = asyncio.get_running_loop()
     last_claim = float("-inf")
-    job = await client.job(job_id)
+    job_id = job.id
     tell(job)
     while not is_over(job, until):
         if job.phase == "queued":

@@ -21,7 +21,7 @@ import psycopg2
 
 from airflow_prominence.agent.images.demo import DEMO_NAME, build_demo_image
 from airflow_prominence.agent.images.model import PullError
-from airflow_prominence.dags.files import DAG_FILES, write_dag_files
+from airflow_prominence.dags.names import SHIPPED_DAGS
 from airflow_prominence.standalone import database, envfile, node, ports, readiness, secretfiles, settings
 from airflow_prominence.standalone.errors import StackError
 from airflow_prominence.standalone.keeper import Keeper, end_all
@@ -101,7 +101,6 @@ class Supervisor:
 
         environ |= settings.airflow_settings(places, chosen, secrets)
         self._migrate(environ)
-        write_dag_files(places.dags)
 
         self._tell("starting Airflow")
         for part in airflow_parts(places, environ):
@@ -219,9 +218,8 @@ class Supervisor:
                     raise StackError(f"gave up {step} after {_START_SECONDS} s: see the logs in {self._places.logs}.")
 
     def _job_dag_known(self, server: database.Database) -> bool:
-        expected = [file.removesuffix(".py") for file in DAG_FILES]
-        found = _count(server, "SELECT count(*) FROM dag WHERE NOT is_stale AND dag_id = ANY(%s)", expected)
-        return found == len(expected)
+        query = "SELECT count(*) FROM dag WHERE NOT is_stale AND dag_id = ANY(%s)"
+        return _count(server, query, list(SHIPPED_DAGS)) == len(SHIPPED_DAGS)
 
     def _node_known(self, server: database.Database) -> bool:
         """Whether the node has registered: before, a first job would be told that nothing has room for it."""

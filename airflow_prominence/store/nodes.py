@@ -16,6 +16,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from airflow_prominence.store import capacity
+from airflow_prominence.store.notify import ask_for_placing
 from airflow_prominence.store.phases import DONE, ENDED, GRANTED, NODE_DRAINING, NODE_LOST, NODE_UP, STARTED
 from airflow_prominence.store.tables import Lease, Node, Site
 from airflow_prominence.store.transitions import evict, lock_job
@@ -69,7 +70,7 @@ def register(session: Session, offer: NodeOffer) -> Node:
     node.runtimes, node.runtime_info = dict(offer.runtimes), dict(offer.runtime_info)
     node.agent_version = offer.agent_version
     session.flush()
-    capacity.place_waiting(session)
+    ask_for_placing(session)
     return node
 
 
@@ -125,7 +126,7 @@ def _take_back(session: Session, leases: list[Lease]) -> None:
         capacity.end_lease(session, lease)
         if job is not None:
             capacity.settle_release(session, job)
-    capacity.place_waiting(session)
+    ask_for_placing(session)
 
 
 def lease_lost(session: Session, node_id: int, lease_id: str, reason: str) -> None:
@@ -139,7 +140,7 @@ def lease_lost(session: Session, node_id: int, lease_id: str, reason: str) -> No
         if job.phase != DONE and job.attempt == lease.attempt:
             evict(session, job, reason)
         capacity.settle_release(session, job)
-    capacity.place_waiting(session)
+    ask_for_placing(session)
 
 
 def lose_silent(session: Session, now: float, up_since: float, evict_after_s: float, grace_s: float) -> list[str]:

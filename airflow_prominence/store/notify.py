@@ -11,6 +11,7 @@ from airflow_prominence.store.tables import Event, Job
 
 JOB_CHANNEL = "prominence_job"
 NODE_CHANNEL = "prominence_node"
+PLACING_CHANNEL = "prominence_placing"
 
 
 def touch(session: Session, job: Job) -> None:
@@ -22,6 +23,11 @@ def touch(session: Session, job: Job) -> None:
 def wake_node(session: Session, node_id: int) -> None:
     """Wake a node's long-poll: there is something to start or to stop."""
     session.execute(select(func.pg_notify(NODE_CHANNEL, str(node_id))))
+
+
+def ask_for_placing(session: Session) -> None:
+    """Have an API server give out capacity as soon as this transaction is committed: some came back, or is wanted."""
+    session.execute(select(func.pg_notify(PLACING_CHANNEL, "0")))
 
 
 def tell(session: Session, job: Job, kind: str, message: str, at: float | None = None) -> None:

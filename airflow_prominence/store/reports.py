@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from airflow_prominence.store import capacity
-from airflow_prominence.store.notify import tell, touch
+from airflow_prominence.store.notify import ask_for_placing, tell, touch
 from airflow_prominence.store.phases import COMPLETED, DONE, OUTCOMES, RUNNING, STAGING_IN, STAGING_OUT
 from airflow_prominence.store.tables import Job, Lease, Node, Output
 from airflow_prominence.store.transitions import enter, finish, lock_job
@@ -166,7 +166,7 @@ def _end(session: Session, job: Job, lease: Lease, data: Mapping[str, Any], at: 
     else:
         capacity.end_lease(session, lease)
     capacity.settle_release(session, job)
-    capacity.place_waiting(session)
+    ask_for_placing(session)
 
 
 def _whole(value: float) -> float | int:

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from airflow_prominence.store.notify import tell
+from airflow_prominence.store.notify import ask_for_placing, tell
 from airflow_prominence.store.phases import QUEUED, status_of
 from airflow_prominence.store.tables import Attempt, Idempotency, Job, Label, Secret, id_sequence
 
@@ -71,7 +71,7 @@ def insert_job(session: Session, job_id: int, new: NewJob, dag_id: str, run_id: 
         execution=None,
         attempt=1,
         max_attempts=new.max_attempts,
-        wants_capacity=False,
+        wants_capacity=True,
         # A workflow stays in the queue as a whole or not at all.
         in_queue=not group_id and bool(document.get("policies", {}).get("leaveInQueue", False)),
         created_at=now,
@@ -99,6 +99,7 @@ def insert_job(session: Session, job_id: int, new: NewJob, dag_id: str, run_id: 
     for path, ciphertext in new.secrets.items():
         session.add(Secret(job_id=job_id, path=path, ciphertext=ciphertext))
     tell(session, job, "queued", "Submitted" + (f" as {job.name}" if job.name else ""), now)
+    ask_for_placing(session)
     return job
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from airflow_prominence.store import capacity, letters
-from airflow_prominence.store.notify import tell, touch
+from airflow_prominence.store.notify import ask_for_placing, tell, touch
 from airflow_prominence.store.phases import (
     COMPLETED,
     DELETED,
@@ -90,8 +90,9 @@ def finish(
         capacity.stop_leases(session, job, "retry")
         job.attempt += 1
         job.phase, job.status, job.reason = QUEUED, status_of(QUEUED), ""
-        job.wants_capacity, job.started_at = False, None
+        job.wants_capacity, job.started_at = True, None
         session.add(new_attempt(job, now))
+        ask_for_placing(session)
     else:
         tell(session, job, "ended", f"Job ended as {ending}", now)
         capacity.stop_leases(session, job, status)
@@ -120,13 +121,14 @@ def begin_again(session: Session, job: Job) -> None:
     job.max_attempts = job.attempt + 1 + int(job.policies.get("maximumRetries", 0))
     job.attempt += 1
     job.phase, job.status, job.reason = QUEUED, status_of(QUEUED), ""
-    job.node_success, job.execution, job.wants_capacity = None, None, False
+    job.node_success, job.execution, job.wants_capacity = None, None, True
     job.started_at = job.ended_at = job.released_at = None
     job.stdout_gone_at = job.outputs_gone_at = job.warned_at = None
     job.in_queue = not job.group_id and bool(job.policies.get("leaveInQueue", False))
     session.add(new_attempt(job, now))
     tell(session, job, "cleared", f"{CLEARED}: trying again, attempt {job.attempt}", now)
     touch(session, job)
+    ask_for_placing(session)
     session.flush()
 
 

@@ -74,7 +74,7 @@ class PhaseTrigger(BaseTrigger):
             job = await process.client.job_of_run(whose.dag_id, whose.run_id)
             self._job = job
             story = Story(self.phase, lambda line: self.log.info("%s", line))
-            job = self._job = await drive(process.client, process.watch, job.id, self.phase, story.tell)
+            job = self._job = await drive(process.client, process.watch, job, self.phase, story.tell)
         except ApiRefused as refused:
             return self._without_job(refused.sentence)
         return verdict(job, self.phase)

@@ -81,9 +81,9 @@ class PretendNode:
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
-    def take(self) -> PretendRunner:
-        """Poll, expect one assignment and hold it."""
-        [assignment] = self.poll()["start"]
+    def take(self, job_id: int | None = None) -> PretendRunner:
+        """Poll, expect one assignment (of this job) and hold it."""
+        [assignment] = [given for given in self.poll()["start"] if job_id in (None, given["job"])]
         self.held[assignment["lease"]] = "running"
         return PretendRunner(self._http, assignment)
 

@@ -185,7 +185,7 @@ def test_a_job_token_works_for_its_own_job_only(http: Any, alice: User) -> None:
     other = alice.submit()
     mine = alice.submit()
     driver.claim(mine)
-    itself = User(http, alice.name, node.take().assignment["job_token"])
+    itself = User(http, alice.name, node.take(mine).assignment["job_token"])
     assert [item["id"] for item in itself.get("/jobs").json()] == [mine]
     assert itself.describe(mine)["id"] == mine
     assert itself.get(f"/jobs/{other}").json() == []

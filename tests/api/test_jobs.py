@@ -319,7 +319,7 @@ def test_a_job_stays_in_the_queue_until_it_is_removed(
     plain = alice.submit()
     for job_id in (kept, plain):
         driver.claim(job_id)
-        node.take().run()
+        node.take(job_id).run()
     active = alice.submit()
     assert ids() == [kept, active]
     assert ids("detail") == [kept, active]

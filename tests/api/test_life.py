@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.api.conftest import User
 from tests.api.node import BASE, Driver, PretendNode, PretendRunner, driver_headers
+
+
+def soon(check: Callable[[], bool], timeout_s: float = 10) -> None:
+    """Wait for what an API server does by itself as soon as a transaction has asked for it."""
+    end = time.monotonic() + timeout_s
+    while not check():
+        assert time.monotonic() < end, "never happened"
+        time.sleep(0.02)
 
 
 def started(alice: User, driver: Driver, node: PretendNode, **changes: Any) -> tuple[int, PretendRunner]:
@@ -180,7 +189,8 @@ def test_a_stale_attempts_report_is_refused(alice: User, driver: Driver, node: P
     answer = runner.send(runner.made("end", status="completed", reason="", node_success=True, execution={}))
     assert answer.status_code == 409
     assert runner.write("stdout", 0, b"x").status_code == 409
-    assert driver.view(job_id)["phase"] == "queued"
+    assert driver.claim(job_id)["phase"] == "ready"
+    assert driver.view(job_id)["attempt"] == 2
 
 
 def test_a_deleted_jobs_runner_is_told_to_stop_and_its_end_changes_nothing(
@@ -240,7 +250,18 @@ def test_claims_wait_for_room_and_a_release_serves_the_next(alice: User, driver:
     shown = alice.describe(waiting)
     assert (shown["status"], shown["statusReason"]) == ("pending", "No matching resources currently available")
     runner.run()
-    assert driver.view(waiting)["phase"] == "ready"
+    soon(lambda: driver.view(waiting)["phase"] == "ready")
+
+
+def test_a_submission_is_placed_without_waiting_for_its_trigger(alice: User, driver: Driver, node: PretendNode) -> None:
+    job_id = alice.submit()
+    soon(lambda: driver.view(job_id)["phase"] == "ready")
+    node.take(job_id).run(exit_code=1)
+    assert alice.describe(job_id)["status"] == "completed"
+    again = alice.submit(policies={"maximumRetries": 1})
+    soon(lambda: driver.view(again)["phase"] == "ready")
+    node.take(again).run(exit_code=1)
+    soon(lambda: (driver.view(again)["attempt"], driver.view(again)["phase"]) == (2, "ready"))
 
 
 def test_a_job_that_no_node_could_ever_run_fails_at_once(alice: User, driver: Driver, node: PretendNode) -> None:
@@ -252,11 +273,11 @@ def test_a_job_that_no_node_could_ever_run_fails_at_once(alice: User, driver: Dr
 def test_a_paused_dags_jobs_are_not_claimed(database: Any, alice: User, driver: Driver, node: PretendNode) -> None:
     import sqlalchemy as sa
 
-    job_id = alice.submit()
     pause = sa.text("UPDATE dag SET is_paused = :paused WHERE dag_id = 'prominence_job'")
     with database.begin() as connection:
         connection.execute(pause, {"paused": True})
     try:
+        job_id = alice.submit()
         assert driver.claim(job_id)["phase"] == "queued"
     finally:
         with database.begin() as connection:

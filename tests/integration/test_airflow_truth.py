@@ -5,6 +5,7 @@ The rows are those of the project's table of cases; most are played all at once 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,8 +114,15 @@ def test_clearing_a_running_job_ends_its_containers_and_begins_again(rows: Rows,
 def test_of_all_these_jobs_nothing_runs_any_more(rows: Rows, stack: Stack) -> None:
     assert rows
     until(lambda: not stack.psql("SELECT 1 FROM prominence_lease WHERE state <> 'ended'"), 30)
-    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
-    assert b"sleep\x00300\x00" not in commands
+    leases = {f"PROMINENCE_LEASE={lease}".encode() for (lease,) in stack.psql("SELECT id FROM prominence_lease")}
+    assert leases
+    until(lambda: not leases & set(_environments()), 10)
+
+
+def _environments() -> Iterator[bytes]:
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            yield from path.read_bytes().split(b"\0")
 
 
 # -- moments that pass too quickly to be met but by holding a part of Airflow ------------------------------------------

@@ -121,10 +121,19 @@ def test_token_command_prints_a_token_that_the_client_accepts_until_it_is_revoke
         assert session.get("/jobs").status_code == 401
 
 
-def test_reparse_asks_for_the_folders_files(stack: Stack) -> None:
+def test_reparse_has_a_new_file_parsed_at_once(stack: Stack) -> None:
+    empty = stack.run_airflow("prominence", "reparse")
+    assert empty.code == 0, empty
+    assert empty.stdout.endswith("There is no DAG file to parse.\n"), empty
+    (stack.places.dags / "mine.py").write_text(
+        "from airflow.sdk import DAG\nfrom airflow.providers.standard.operators.empty import EmptyOperator\n"
+        "with DAG('mine'):\n    EmptyOperator(task_id='t')\n"
+    )
     asked = stack.run_airflow("prominence", "reparse")
     assert asked.code == 0, asked
-    assert "of 2 files" in asked.stdout
+    assert "Asked for 1 of 1 files" in asked.stdout
+    # Ten seconds are a loop or two of the dag-processor; of its own accord it looks every thirty.
+    until(lambda: stack.psql("SELECT 1 FROM dag WHERE dag_id = 'mine' AND NOT is_stale"), 10)
 
 
 @pytest.fixture

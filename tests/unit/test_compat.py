@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from airflow_prominence import _compat
 from airflow_prominence.dags import shared, submit
+from airflow_prominence.dags.names import API_BUNDLE
 
 
 @pytest.fixture
@@ -41,16 +42,6 @@ def test_a_session_is_a_context_manager() -> None:
     assert hasattr(_compat.create_session(), "__enter__")
 
 
-def test_the_default_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _compat.default_bundle() == "dags-folder"
-    name = "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST"
-    other = '{"name": "site-dags", "classpath": "x.Y", "kwargs": {}}'
-    monkeypatch.setenv(name, f"[{other}]")
-    assert _compat.default_bundle() == "site-dags"
-    monkeypatch.setenv(name, f'[{other}, {{"name": "dags-folder", "classpath": "x.Y", "kwargs": {{}}}}]')
-    assert _compat.default_bundle() == "dags-folder"
-
-
 def test_a_dag_is_written_as_the_dag_processor_would(airflow_session: Session) -> None:
     from airflow.models.dag import DagModel
     from airflow.models.dagcode import DagCode
@@ -79,7 +70,7 @@ def test_a_dag_to_run_comes_from_the_cache_and_asks_no_params(run: Session) -> N
     assert dag is not None
     assert dag is _compat.runnable_dag(run, state)
     assert not dag.params
-    unknown = _compat.DagState(uuid.uuid4(), "x", is_stale=False, is_paused=False)
+    unknown = _compat.DagState(uuid.uuid4(), "x", is_stale=False, is_paused=False, bundle="")
     assert _compat.runnable_dag(run, unknown) is None
 
 
@@ -128,9 +119,8 @@ def test_the_callback_of_a_task_that_its_trigger_ended_is_deleted(run: Session) 
     assert ti.state == "success"
     waiting = select(func.count()).select_from(Callback)
     assert run.scalar(waiting) == 1
-    assert _compat.delete_callbacks(run, dag_ids=["another"], bundles=["dags-folder"]) == 0
-    assert _compat.delete_callbacks(run, dag_ids=["prominence_job"], bundles=["another"]) == 0
-    assert _compat.delete_callbacks(run, dag_ids=["prominence_job"], bundles=["dags-folder"]) == 1
+    assert _compat.delete_callbacks(run, "another") == 0
+    assert _compat.delete_callbacks(run, API_BUNDLE) == 1
     assert run.scalar(waiting) == 0
 
 

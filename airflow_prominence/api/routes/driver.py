@@ -22,8 +22,8 @@ from airflow_prominence.store.tables import Job
 
 router = APIRouter(tags=["driver"], dependencies=[Depends(the_driver)])
 
-#: A burst of changes is answered together: waiting this long after the first costs nobody anything (seconds).
-_GATHER_S = 0.02
+#: A burst of changes is answered together: a triggerer looks at its triggers once a second anyway (seconds).
+_GATHER_S = 0.2
 _LONGEST_WATCH_S = 55.0
 
 

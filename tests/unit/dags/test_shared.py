@@ -10,7 +10,7 @@ import pytest
 from airflow.serialization.serialized_objects import DagSerialization
 from jsonschema import Draft7Validator
 
-from airflow_prominence.dags.files import DAG_FILES, write_dag_files
+from airflow_prominence.dags.names import SHIPPED_DAGS
 from airflow_prominence.dags.params import job_param_schema
 from airflow_prominence.dags.shared import prominence_job_dag, prominence_maintenance_dag
 
@@ -140,29 +140,12 @@ def test_the_maintenance_dag() -> None:
     assert str(dag.timetable.summary) == "0:01:00"
 
 
-def test_the_files_of_the_repository_are_those_of_the_package() -> None:
-    assert {path.name: path.read_text() for path in (ROOT / "dags").glob("prominence_*.py")} == DAG_FILES
-    for text in DAG_FILES.values():
-        assert len(text.splitlines()) <= 5
-
-
-def test_dag_files_are_written_once(tmp_path: Path) -> None:
-    folder = tmp_path / "dags"
-    written = write_dag_files(folder)
-    assert {path.name: path.read_text() for path in written} == DAG_FILES
-    assert write_dag_files(folder) == []
-    (folder / "prominence_job.py").write_text("old")
-    assert [path.name for path in write_dag_files(folder)] == ["prominence_job.py"]
-    assert sorted(path.name for path in folder.iterdir()) == sorted(DAG_FILES)
-
-
-def test_a_dag_file_gives_its_dag_to_the_dag_processor(tmp_path: Path) -> None:
+def test_the_drop_in_files_give_their_dags_to_the_dag_processor() -> None:
     from airflow.dag_processing.dagbag import DagBag
 
-    write_dag_files(tmp_path)
-    bag = DagBag(dag_folder=str(tmp_path), bundle_name="dags-folder")
+    bag = DagBag(dag_folder=str(ROOT / "dags"), bundle_name="dags-folder")
     assert bag.import_errors == {}
-    assert sorted(bag.dags) == ["prominence_job", "prominence_maintenance"]
+    assert sorted(bag.dags) == sorted(SHIPPED_DAGS)
 
 
 def test_the_dag_file_is_cheap_to_parse() -> None:

@@ -9,11 +9,12 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from airflow_prominence import _compat
-from airflow_prominence.dags.names import run_id_for
+from airflow_prominence.dags.names import API_BUNDLE, JOB_DAG_ID, MAINTENANCE_DAG_ID, SHIPPED_DAGS, run_id_for
 from airflow_prominence.dags.shared import prominence_job_dag
 from airflow_prominence.dags.submit import (
     DagMissing,
     find_task_instance,
+    keep_shipped_dags,
     phase_task_states,
     run_facts,
     run_state,
@@ -86,6 +87,45 @@ def test_a_dag_that_the_dag_processor_writes_at_the_same_moment(
     monkeypatch.setattr(_compat, "write_dag", taken)
     _submit(airflow_session, 1)
     assert run_state(airflow_session, "prominence_job", "job-1") == "queued"
+
+
+def test_the_shipped_dags_are_kept_active_and_brought_up_to_date(airflow_session: Session) -> None:
+    keep_shipped_dags(airflow_session)
+    first = {dag_id: _compat.dag_state(airflow_session, dag_id) for dag_id in SHIPPED_DAGS}
+    assert {state and (state.bundle, state.is_stale, state.is_paused) for state in first.values()} == {
+        (API_BUNDLE, False, False)
+    }
+    model = airflow_session.get(DagModel, MAINTENANCE_DAG_ID)
+    assert model is not None
+    assert model.next_dagrun_create_after is not None
+    # What another version of this package wrote is replaced once, what is in order is left alone.
+    keep_shipped_dags(airflow_session, anew=True)
+    assert {dag_id: _compat.dag_state(airflow_session, dag_id) for dag_id in SHIPPED_DAGS} == first
+    _submit(airflow_session, 1)
+    other = prominence_job_dag()
+    other.description = "of another version"
+    other.fileloc, other.relative_fileloc = __file__, "prominence_job.py"
+    _compat.write_dag(airflow_session, other, bundle=API_BUNDLE)
+    assert _compat.dag_state(airflow_session, JOB_DAG_ID) != first[JOB_DAG_ID]
+    keep_shipped_dags(airflow_session)
+    assert airflow_session.get_one(DagModel, JOB_DAG_ID).description == "of another version"
+    keep_shipped_dags(airflow_session, anew=True)
+    assert airflow_session.get_one(DagModel, JOB_DAG_ID).description == prominence_job_dag().description
+    model.is_stale = True
+    airflow_session.flush()
+    keep_shipped_dags(airflow_session)
+    airflow_session.refresh(model)
+    assert not model.is_stale
+
+
+def test_a_dag_of_the_dags_folder_stays_the_dag_processors(airflow_session: Session) -> None:
+    dag = prominence_job_dag()
+    dag.fileloc, dag.relative_fileloc = __file__, "prominence_job.py"
+    _compat.write_dag(airflow_session, dag, bundle="dags-folder")
+    keep_shipped_dags(airflow_session, anew=True)
+    state = _compat.dag_state(airflow_session, JOB_DAG_ID)
+    assert state is not None
+    assert state.bundle == "dags-folder"
 
 
 def test_an_unknown_dag_is_said_to_be_missing(airflow_session: Session) -> None:

@@ -16,7 +16,10 @@ Drive = Callable[[int, str], "asyncio.Task[JobView]"]
 @pytest.fixture
 async def driving(client: InternalClient, watch: JobWatch) -> Drive:
     def begin(job_id: int, until: str) -> asyncio.Task[JobView]:
-        return asyncio.create_task(drive(client, watch, job_id, until, lambda job: None))
+        return asyncio.create_task(from_now(job_id, until))
+
+    async def from_now(job_id: int, until: str) -> JobView:
+        return await drive(client, watch, await client.job(job_id), until, lambda job: None)
 
     return begin
 
@@ -112,7 +115,10 @@ async def test_two_drivers_of_one_waiting_job_do_not_claim_in_a_circle(
 
     api._claim = claim  # type: ignore[method-assign, assignment]
     other = JobWatch(client, "holder-2", poll_s=5)
-    drivers = [asyncio.create_task(drive(client, each, 1, "provision", lambda job: None)) for each in (watch, other)]
+    drivers = [
+        asyncio.create_task(drive(client, each, await client.job(1), "provision", lambda job: None))
+        for each in (watch, other)
+    ]
     await asyncio.sleep(2.5)
     assert len(api.jobs[1].claims) <= 8
     api.place(1)
