@@ -12,10 +12,9 @@ from airflow.configuration import conf
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from airflow_prominence.dags.names import API_BUNDLE
 from airflow_prominence.store.phases import NODE_UP
 from airflow_prominence.store.tables import Node
-
-from airflow_prominence.dags.names import API_BUNDLE
 
 
 def check_config(args: argparse.Namespace) -> None:
