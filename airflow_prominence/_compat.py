@@ -399,3 +399,16 @@ def task_identity(task_instance: object) -> TaskIdentity:
         map_index=-1 if ti.map_index is None else int(ti.map_index),
         try_number=int(ti.try_number),
     )
+
+
+def forget_dag(task_instance: object) -> None:
+    """Let go of the DAG that comes with each trigger of ``start_from_trigger``, a copy of its own for every one.
+
+    A thousand waiting triggers would hold a thousand of them. The triggerer has rendered the templates by the time that
+    ``run()`` begins, and asks nothing of the DAG or of the context any more.
+    """
+    context = getattr(task_instance, "_cached_template_context", None)
+    if context is not None:
+        context.clear()
+    if getattr(task_instance, "task", None) is not None:
+        task_instance.task = None  # type: ignore[attr-defined]

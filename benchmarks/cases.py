@@ -117,7 +117,7 @@ def first_line(stack: Stack, runs: int = 12) -> list[Row]:
     return [
         Row("POST /jobs on an idle stack", spread(posted), "p50 <= 30 ms"),
         Row("POST to the container's first line", spread(whole), "<= 2000 ms"),
-        Row("  of which after the provision trigger claimed", spread(after_placing), "<= 700 ms"),
+        Row("  of which after the job was placed", spread(after_placing), "<= 700 ms"),
     ]
 
 

@@ -15,7 +15,7 @@ from airflow.triggers.base import (
     TriggerEvent,
 )
 
-from airflow_prominence._compat import TaskIdentity, task_identity
+from airflow_prominence._compat import TaskIdentity, forget_dag, task_identity
 from airflow_prominence.driver.client import ApiRefused
 from airflow_prominence.driver.drive import drive
 from airflow_prominence.driver.jobview import JobView
@@ -60,6 +60,7 @@ class PhaseTrigger(BaseTrigger):
         try:
             process = this_process()
             whose = task_identity(self.task_instance)
+            forget_dag(self.task_instance)
             judged = await (self._outcome(process, whose) if self.phase == "outcome" else self._drive(process, whose))
         except Exception as error:
             # An exception that leaves a trigger costs a worker process, whose only work is to fail the task too.

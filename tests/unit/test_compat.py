@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import gc
 import uuid
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -141,3 +144,29 @@ def test_whom_a_trigger_works_for() -> None:
     for model in (TaskInstanceDTO, RuntimeTaskInstance):
         assert _compat.task_identity(model.model_construct(**fields)) == expected
     assert _compat.task_identity(SimpleNamespace(**fields | {"map_index": None})) == expected
+
+
+def test_a_waiting_trigger_holds_no_dag() -> None:
+    """As the triggerer makes it: the task instance, and the context that its coroutine keeps while the trigger runs."""
+    from airflow.executors.workloads.task import TaskInstanceDTO
+    from airflow.jobs.triggerer_job_runner import TriggerRunner
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    dto = TaskInstanceDTO.model_construct(
+        id=uuid.uuid4(), dag_id="prominence_job", run_id="r", task_id="run", try_number=1, map_index=-1
+    )
+    now = dt.datetime.now(dt.timezone.utc).isoformat()
+    dag_run = {"dag_id": "prominence_job", "run_id": "r", "run_after": now, "start_date": now, "run_type": "manual"}
+    dag_run |= {"state": "running", "conf": {"job_id": 1}, "consumed_asset_events": []}
+    dag_run |= dict.fromkeys(("logical_date", "data_interval_start", "data_interval_end", "end_date", "partition_key"))
+    ti = TriggerRunner.create_runtime_ti(dto, DagSerialization.to_dict(shared.prominence_job_dag()), dag_run)
+    context = ti.get_template_context()
+    dag = weakref.ref(ti.task.dag)
+    assert context["dag"] is dag()
+    whose = _compat.task_identity(ti)
+    _compat.forget_dag(ti)
+    gc.collect()
+    assert dag() is None
+    assert _compat.task_identity(ti) == whose
+    # After a plain defer() there is none to let go of.
+    _compat.forget_dag(dto)
