@@ -74,6 +74,14 @@ def _meant(address: _Address) -> _Address:
     return address
 
 
+def _is_numeric(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
 def connect(address: tuple[str, int], timeout_s: float, allowed: Allowed) -> socket.socket:
     """Connect to a host; raises AddressRefused or OSError.
 
@@ -83,6 +91,8 @@ def connect(address: tuple[str, int], timeout_s: float, allowed: Allowed) -> soc
     host, port = address
     # The admin named the host, which may be anywhere but at a metadata service.
     allowed = EVERYWHERE if f"{host}:{port}" in allowed.hosts else allowed
+    if _is_numeric(host):
+        allowed.check(host)  # whether or not this machine could go there
     last: Exception = OSError(f"{host} has no address")
     for family, kind, protocol, _, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
         connection = None
@@ -117,11 +127,14 @@ def _classes(allowed: Allowed) -> tuple[type[http.client.HTTPConnection], type[h
 
 
 def connection(
-    scheme: str, host: str, port: int | None, timeout_s: float, allowed: Allowed
+    scheme: str, host: str, port: int | None, timeout_s: float, allowed: Allowed, context: ssl.SSLContext | None = None
 ) -> http.client.HTTPConnection:
     """An HTTP connection to be opened by its first request, to an address that is allowed then."""
     plain, secure = _classes(allowed)
-    return (secure if scheme == "https" else plain)(host, port, timeout=timeout_s)
+    # without a port they would take the end of an IPv6 address for one
+    if scheme == "https":
+        return secure(host, port or secure.default_port, timeout=timeout_s, context=context)
+    return plain(host, port or plain.default_port, timeout=timeout_s)
 
 
 def opener(allowed: Allowed, context: ssl.SSLContext | None = None) -> urllib.request.OpenerDirector:

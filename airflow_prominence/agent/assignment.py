@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Mapping
 
 from .addresses import Allowed
@@ -18,6 +18,18 @@ class Input:
     filename: str
     content: str
     executable: bool
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """`mount` is (folder in the job's home, path in the container); `ours` has a URL that the API has signed."""
+
+    url: str = field(repr=False)
+    filename: str
+    mount: tuple[str, str] | None
+    executable: bool
+    sha256: str | None
+    ours: bool
 
 
 @dataclass(frozen=True)
@@ -63,7 +75,9 @@ class Assignment:
     job_token: str  # what the job itself gets: it must not be able to report in our name
     report_url: str
     resources: Resources
+    owner: str
     inputs: tuple[Input, ...]
+    artifacts: tuple[Artifact, ...]
     tasks: tuple[Task, ...]
     task_retries: int
     ignore_task_failures: bool
@@ -122,6 +136,36 @@ def _task(index: int, raw: Any) -> Task:
     )
 
 
+def _artifact(index: int, raw: Any) -> Artifact:
+    where = f"artifacts[{index}]."
+    if not isinstance(raw, dict):
+        raise BadAssignment(f"artifacts[{index}]: must be an object")
+    filename: str = _get(where, raw, "filename", str)
+    _check_name(where + "filename", filename)
+    mountpoint = raw.get("mountpoint")
+    mount = None
+    if mountpoint is not None:
+        folder, colon, path = str(mountpoint).partition(":")
+        _check_name(where + "mountpoint", folder)
+        if not colon or not path.startswith("/"):
+            raise BadAssignment(f"{where}mountpoint: must be FOLDER:/absolute/path")
+        mount = folder, path
+    sha256 = raw.get("sha256")
+    return Artifact(
+        url=_get(where, raw, "url", str),
+        filename=filename,
+        mount=mount,
+        executable=raw.get("executable") is True,
+        sha256=None if sha256 is None else str(sha256),
+        ours=raw.get("ours") is True,
+    )
+
+
+def _check_name(where: str, name: str) -> None:
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise BadAssignment(f"{where}: must be a plain name")
+
+
 def _allowed(raw: Any) -> Allowed:
     if not isinstance(raw, dict):
         raise BadAssignment("addresses: must be an object")
@@ -163,7 +207,9 @@ def parse(text: str) -> Assignment:
             disk_mb=_get("resources.", limits, "disk_mb", int),
             walltime_s=float(walltime),
         ),
+        owner=str(raw.get("owner") or ""),
         inputs=tuple(inputs),
+        artifacts=tuple(_artifact(index, item) for index, item in enumerate(raw.get("artifacts") or [])),
         tasks=tuple(_task(index, item) for index, item in enumerate(_get("", raw, "tasks", list))),
         task_retries=int(raw.get("task_retries") or 0),
         ignore_task_failures=bool(raw.get("ignore_task_failures")),

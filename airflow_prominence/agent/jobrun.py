@@ -20,13 +20,14 @@ from .paths import LeasePaths
 from .pulling import Images
 from .runtimes.base import HOME, TMP, ContainerSpec, RuntimeUnavailable
 from .sidecars import Sidecars
+from .staging.artifacts import DOWNLOAD_FAILED, StagingFailed
+from .staging.incoming import Incoming, check_mount
 from .supervise import WALLTIME_GRACE_S, GuardFailed, Interrupted, Supervisor
 from .users import User
 from .work import Call, Container
 
 PULL_FAILED = "Container image pull failed"
 EXEC_FAILED = "Unable to execute task(s)"
-STAGE_FAILED = "Artifact download failed"
 
 
 class JobFailed(Exception):
@@ -111,18 +112,21 @@ class Job:
     def _stage_in(self) -> None:
         began = time.monotonic()
         self._reports.add("stage_in")
+        incoming = Incoming(self._paths, self._assignment, self._user, self._node, self._supervisor, self._reports)
         try:
             self._folders = stage.make(self._paths.job, self._user)
-            stage.write_inputs(self._assignment.inputs, self._folders.home, self._user)
+            incoming.fill(self._folders)
+        except StagingFailed as error:
+            raise JobFailed(error.reason, str(error)) from error
         except stage.BadInput as error:
-            raise JobFailed(STAGE_FAILED, str(error)) from error
+            raise JobFailed(DOWNLOAD_FAILED, str(error)) from error
         except OSError as error:
             raise JobFailed(EXEC_FAILED, f"the job's folder can't be made: {error}") from error
         streams = [spool.stream_path(self._paths.spool, name) for name in spool.STREAMS]
         disk = self._assignment.resources.disk_mb
         uid = self._user.uid if self._user.own else None
         self._supervisor.disk = DiskWatch([self._paths.job], streams, disk, uid)
-        if self._assignment.inputs:
+        if self._assignment.inputs or self._assignment.artifacts:
             self._stage_in_s = time.monotonic() - began
 
     def _pull(self, index: int, task: Task) -> None:
@@ -236,7 +240,7 @@ class Job:
             workdir="/" + workdir.lstrip("/"),
             home=folders.home,
             tmp=folders.tmp,
-            binds=[],
+            binds=self._binds(folders.home),
             uid=self._user.uid,
             gid=self._user.gid,
             memory_mb=resources.memory_mb,
@@ -245,6 +249,20 @@ class Job:
             scratch=scratch,
             app=task.app,
         )
+
+    def _binds(self, home: str) -> list[tuple[str, str]]:
+        """What artifacts are mounted at: each folder there and, so that nobody in a container can move it, at home."""
+        binds: list[tuple[str, str]] = []
+        for artifact in self._assignment.artifacts:
+            if artifact.mount is not None:
+                folder, path = artifact.mount
+                try:
+                    check_mount(home, folder)
+                except StagingFailed as error:
+                    raise JobFailed(EXEC_FAILED, str(error)) from error
+                host = posixpath.join(home, folder)
+                binds += [(host, posixpath.join(HOME, folder)), (host, posixpath.normpath(path))]
+        return list(dict.fromkeys(binds))
 
     def _environment(self, index: int, task: Task) -> dict[str, str]:
         environment = dict(task.env)

@@ -12,9 +12,11 @@ from .images.sources import PUBLIC, Sources
 from .paths import read_json, write_atomic
 from .runtimes.base import Runtime
 from .runtimes.loading import load
+from .staging.cache import ArtifactCache
 
-#: The part of its file system that the cache may keep: the rest is for the jobs.
+#: The parts of its file system that the caches may keep: the rest is for the jobs.
 CACHE_PART = 5
+ARTIFACTS_PART = 10
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,14 @@ class Node:
         images = self.images_dir or os.path.join(self.state, "images")
         return ImageCache(os.path.join(self.state, "cache"), images, sources)
 
+    def artifacts(self) -> ArtifactCache:
+        return ArtifactCache(os.path.join(self.state, "cache", "artifacts"), self._part(ARTIFACTS_PART))
+
     def trim_cache(self) -> list[str]:
-        """Remove the images used longest ago beyond the cache's part, and what killed pulls left; the images' names."""
+        """Remove what was used longest ago beyond the caches' parts, and what killed pulls left; what it was."""
+        gone = [f"image {name}" for name in self.cache().trim(self._part(CACHE_PART))]
+        return gone + [f"artifact {name}" for name in self.artifacts().trim()]
+
+    def _part(self, number: int) -> int:
         space = os.statvfs(self.state)
-        return self.cache().trim(space.f_blocks * space.f_frsize // CACHE_PART)
+        return space.f_blocks * space.f_frsize // number

@@ -42,7 +42,7 @@ def run(state: str, lease: str) -> int:
     _close(paths, report.STALE if outcome.stale else supervisor.wait_delivered())
     job.give_up_images()
     for name in node.trim_cache():
-        print(f"image {name} was removed from the cache")
+        print(f"{name} was removed from the cache")
     return OK
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from airflow_prominence import documents, tokens
+from airflow_prominence.api import staging
 from airflow_prominence.api.settings import settings
 from airflow_prominence.api.submission import secrets_restored
 from airflow_prominence.store.submission import secrets_of
@@ -46,6 +47,7 @@ def assignment(session: Session, lease: Lease) -> dict[str, Any]:
             {"filename": item.filename, "content": item.content, "executable": item.executable}
             for item in parsed.inputs
         ],
+        "artifacts": staging.artifacts(job, parsed),
         "tasks": [_task(task, substitutions) for task in parsed.tasks],
         "task_retries": parsed.policies.maximum_task_retries,
         "ignore_task_failures": parsed.policies.ignore_task_failures,

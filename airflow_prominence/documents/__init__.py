@@ -3,6 +3,7 @@
 from airflow_prominence.documents.commands import substitute, task_argv, task_workdir
 from airflow_prominence.documents.errors import DocumentError
 from airflow_prominence.documents.expansion import ExpandedJob, edges, expand
+from airflow_prominence.documents.files import artifact_file_name
 from airflow_prominence.documents.jobs import parse_job
 from airflow_prominence.documents.limits import Limits
 from airflow_prominence.documents.loading import loads
@@ -47,6 +48,7 @@ __all__ = [
     "Task",
     "Workflow",
     "WorkflowPolicies",
+    "artifact_file_name",
     "edges",
     "expand",
     "extract",

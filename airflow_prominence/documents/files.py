@@ -5,15 +5,21 @@ from __future__ import annotations
 import base64
 import binascii
 import ipaddress
+import re
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from airflow_prominence.documents.errors import DocumentError, path_of, quoted
 from airflow_prominence.documents.limits import Limits
 from airflow_prominence.documents.model import Artifact, Input, Storage
 
 Path = tuple[str | int, ...]
+
+_AFTER_SCHEME = re.compile(r"//[^/:]+:[0-9]{1,5}/")
+_TAKEN = frozenset({"/home/user", "/tmp", "/proc", "/sys", "/dev"})  # noqa: S108 - in the container
+_KERNELS = ("/proc/", "/sys/", "/dev/")
+_LONGEST_OUTPUT = 1024
 
 _BASE64_BLANKS = str.maketrans("", "", " \t\r\n")
 
@@ -38,26 +44,72 @@ def inputs_of(docs: list[dict[str, Any]], path: Path, limits: Limits) -> tuple[I
 
 def artifacts_of(docs: list[dict[str, Any]], path: Path) -> tuple[Artifact, ...]:
     artifacts: list[Artifact] = []
-    for index, doc in enumerate(docs):
+    seen: dict[str, int] = {}
+    for index, doc in enumerate(map(mended_artifact, docs)):
         url: str = doc["url"]
         check_artifact_url(url, (*path, index, "url"))
         mount: tuple[str, str] | None = None
         if "mountpoint" in doc:
-            folder, _, target = doc["mountpoint"].partition(":")
-            if folder in {".", ".."}:
-                raise DocumentError(path_of((*path, index, "mountpoint")), "must start with the name of a folder")
-            check_inside(target, (*path, index, "mountpoint"), absolute=True)
-            mount = folder, target
+            mount = _mount_of(doc["mountpoint"], (*path, index, "mountpoint"))
+            if mount[1] in seen:
+                sentence = f"is the same as that of artifacts[{seen[mount[1]]}] (duplicate)"
+                raise DocumentError(path_of((*path, index, "mountpoint")), sentence)
+            seen[mount[1]] = index
         artifacts.append(Artifact(url, mount, doc.get("executable", False)))
     return tuple(artifacts)
 
 
+def mended_artifact(doc: dict[str, Any]) -> dict[str, Any]:
+    """Return an artifact as it was meant: the released client takes what follows a host's port for a mount point.
+
+    ``--artifact http://host:8080/x.tgz`` arrives as the URL ``http`` and the mount point ``//host:8080/x.tgz``.
+    """
+    mountpoint = doc.get("mountpoint", "")
+    if doc["url"] in {"http", "https"} and _AFTER_SCHEME.match(mountpoint):
+        return {
+            **{key: value for key, value in doc.items() if key != "mountpoint"},
+            "url": f"{doc['url']}:{mountpoint}",
+        }
+    return doc
+
+
+def _mount_of(text: str, path: Path) -> tuple[str, str]:
+    if text.startswith("//"):
+        sentence = (
+            "must be FOLDER:/absolute/path; the prominence command loses it after a URL, so submit such an artifact "
+            "in a JSON document (prominence run)"
+        )
+        raise DocumentError(path_of(path), sentence)
+    folder, _, target = text.partition(":")
+    if folder in {".", ".."}:
+        raise DocumentError(path_of(path), "must start with the name of a folder")
+    check_inside(target, path, absolute=True)
+    target = "/" + "/".join(part for part in target.split("/") if part not in {"", "."})
+    if target == "/":
+        raise DocumentError(path_of(path), "cannot be the root of the container")
+    if target in _TAKEN or target.startswith(_KERNELS):
+        raise DocumentError(path_of(path), f"cannot be {target}, which every container has already")
+    return folder, target
+
+
 def check_artifact_url(url: str, path: Path) -> None:
     """An http(s) URL, or the name of an uploaded object."""
-    if "://" in url:
-        check_url(url, path)
-    else:
+    if "://" not in url:
         check_inside(url, path)
+        return
+    check_url(url, path)
+    if "@" in urlsplit(url).netloc:
+        raise DocumentError(path_of(path), "must not hold a user name or password: use a presigned URL or an upload")
+
+
+def artifact_file_name(url: str) -> str:
+    """Return the plain name under which an artifact comes into the job's folder: the last one of its URL's path."""
+    path = urlsplit(url).path if "://" in url else url
+    name = unquote(path.rstrip("/").rpartition("/")[2]).rpartition("/")[2].replace("\0", "")
+    if name in {"", ".", ".."}:
+        return "artifact"
+    # the end says what it is
+    return name.encode()[-255:].decode(errors="ignore")
 
 
 def check_outputs(files: Sequence[str], directories: Sequence[str], path: Path) -> None:
@@ -67,6 +119,8 @@ def check_outputs(files: Sequence[str], directories: Sequence[str], path: Path) 
         for index, name in enumerate(names):
             where = path_of((*path, key, index))
             check_inside(name, (*path, key, index))
+            if len(name.encode()) > _LONGEST_OUTPUT:
+                raise DocumentError(where, f"is longer than {_LONGEST_OUTPUT} bytes")
             last = name.rstrip("/").rpartition("/")[2] + suffix
             if last in kept:
                 raise DocumentError(where, f"would be kept as {quoted(last)}, as {kept[last]} would (duplicate)")

@@ -15,7 +15,6 @@ JOB_GAPS: Final[tuple[tuple[str, Callable[[Job], object]], ...]] = (
     ("resources.cpusRange", lambda job: job.resources.cpus_range),
     ("resources.cpusOptions", lambda job: job.resources.cpus_options),
     ("resources.totalCpusRange", lambda job: job.resources.total_cpus_range),
-    ("artifacts", lambda job: job.artifacts),
     ("outputFiles", lambda job: job.output_files),
     ("outputDirs", lambda job: job.output_dirs),
     ("storage", lambda job: job.storage),

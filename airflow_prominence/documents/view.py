@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from airflow_prominence.documents.files import mended_artifact
 from airflow_prominence.documents.tasks import default_runtime
 
 
@@ -23,6 +24,8 @@ def normalise(doc: dict[str, Any]) -> dict[str, Any]:
         resources.pop("cpus", None)
     for task in shown["tasks"]:
         task.setdefault("runtime", default_runtime(task["image"]))
+    if "artifacts" in shown:
+        shown["artifacts"] = [mended_artifact(artifact) for artifact in shown["artifacts"]]
     policies = shown.get("policies", {})
     if "ignoreTaskTailures" in policies:
         policies["ignoreTaskFailures"] = policies.pop("ignoreTaskTailures")

@@ -11,7 +11,19 @@ from typing import Any
 
 import pytest
 
-from airflow_prominence.documents import DocumentError, Job, Limits, Placement, Policies, Resources, Task, parse_job
+from airflow_prominence.documents import (
+    Artifact,
+    DocumentError,
+    Job,
+    Limits,
+    Placement,
+    Policies,
+    Resources,
+    Task,
+    artifact_file_name,
+    normalise,
+    parse_job,
+)
 
 JOB: dict[str, Any] = {"resources": {"cpus": 1, "memory": 1}, "tasks": [{"image": "busybox", "cmd": "date"}]}
 
@@ -185,6 +197,35 @@ REFUSED: list[tuple[Any, str]] = [
         job(artifacts=[{"url": "x", "mountpoint": "a:/c/../.."}]),
         "artifacts[0].mountpoint: must not contain .. as a part of the path",
     ),
+    (
+        job(artifacts=[{"url": "x", "mountpoint": "a:/./"}]),
+        "artifacts[0].mountpoint: cannot be the root of the container",
+    ),
+    (
+        job(artifacts=[{"url": "x", "mountpoint": "a:/home//user/"}]),
+        "artifacts[0].mountpoint: cannot be /home/user, which every container has already",
+    ),
+    (
+        job(artifacts=[{"url": "x", "mountpoint": "a:/proc/self"}]),
+        "artifacts[0].mountpoint: cannot be /proc/self, which every container has already",
+    ),
+    (
+        job(artifacts=[{"url": "x", "mountpoint": "a:/d"}, {"url": "y", "mountpoint": "b:/d/"}]),
+        "artifacts[1].mountpoint: is the same as that of artifacts[0] (duplicate)",
+    ),
+    (
+        job(artifacts=[{"url": "https://u:p@host/x"}]),
+        "artifacts[0].url: must not hold a user name or password: use a presigned URL or an upload",
+    ),
+    # what the released client makes of --artifact https://host/x.tgz:dir:/mnt, the path being lost
+    (
+        job(artifacts=[{"url": "https", "mountpoint": "//host/x.tgz:dir"}]),
+        (
+            "artifacts[0].mountpoint: must be FOLDER:/absolute/path; the prominence command loses it after a URL, so "
+            "submit such an artifact in a JSON document (prominence run)"
+        ),
+    ),
+    (job(outputFiles=["x" * 1025]), "outputFiles[0]: is longer than 1024 bytes"),
     (job(outputFiles=["../x"]), "outputFiles[0]: must not contain .. as a part of the path"),
     (job(outputFiles=["/etc/passwd"]), "outputFiles[0]: must not be an absolute path"),
     (job(outputFiles=["./"]), "outputFiles[0]: must name a file or folder"),
@@ -344,3 +385,31 @@ def test_values_are_frozen_and_errors_survive_a_process_border() -> None:
     assert pickle.loads(pickle.dumps(parsed)) == parsed
     error = pickle.loads(pickle.dumps(DocumentError("tasks", "is missing")))
     assert (error.path, error.sentence, str(error)) == ("tasks", "is missing", "tasks: is missing")
+
+
+def test_a_port_of_an_artifacts_url_is_not_a_mount_point() -> None:
+    """What the released client makes of ``--artifact http://host:8080/data/x.tgz``."""
+    sent = job(artifacts=[{"url": "http", "mountpoint": "//host:8080/data/x.tgz", "executable": True}])
+    assert parse_job(sent).artifacts == (Artifact("http://host:8080/data/x.tgz", None, True),)
+    shown = normalise(sent)["artifacts"]
+    assert shown == [{"url": "http://host:8080/data/x.tgz", "executable": True}]
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("data.tgz", "data.tgz"),
+        ("group/sub/data.tgz", "data.tgz"),
+        ("https://a.example/d/data.tgz", "data.tgz"),
+        ("https://a.example/d/data.tgz?download=1#part", "data.tgz"),
+        ("https://a.example/a%20b%C3%A9.txt", "a b\u00e9.txt"),
+        ("https://a.example/d/", "d"),
+        ("https://a.example/..%2F..%2Fetc%2Fpasswd", "passwd"),
+        ("https://a.example/%2e%2e", "artifact"),
+        ("https://a.example", "artifact"),
+        ("https://a.example/%00x", "x"),
+        ("https://a.example/" + "\u00e9" * 200 + ".tgz", "\u00e9" * 125 + ".tgz"),
+    ],
+)
+def test_an_artifacts_file_name(url: str, name: str) -> None:
+    assert artifact_file_name(url) == name

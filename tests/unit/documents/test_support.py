@@ -34,7 +34,6 @@ ONEDATA = {"type": "onedata", "mountpoint": "/data", "onedata": {"provider": "p"
         (resources(cpusRange=[1, 2]), "resources.cpusRange: is not supported yet"),
         (resources(cpusOptions=[1, 2]), "resources.cpusOptions: is not supported yet"),
         (resources(totalCpusRange=[1, 2]), "resources.totalCpusRange: is not supported yet"),
-        (job(artifacts=[{"url": "x"}]), "artifacts: is not supported yet"),
         (job(outputFiles=["x"]), "outputFiles: is not supported yet"),
         (job(outputDirs=["x"]), "outputDirs: is not supported yet"),
         (job(storage=ONEDATA), "storage: is not supported yet"),
@@ -89,7 +88,7 @@ def test_not_yet(document: dict[str, Any], sentence: str) -> None:
             },
         ),
         job(
-            artifacts=[],
+            artifacts=[{"url": "x.tgz", "mountpoint": "x:/data", "executable": True}, {"url": "https://a.example/b"}],
             outputFiles=[],
             outputDirs=[],
             notifications=[],

@@ -1,0 +1,1 @@
+"""What comes to a job before it runs and goes from it afterwards: artifacts and outputs."""
