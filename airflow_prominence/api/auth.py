@@ -7,9 +7,10 @@ middleware, not a dependency somebody can forget, asks for a bearer on every pat
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from fastapi import Depends, Request
 from starlette._utils import get_route_path
@@ -29,25 +30,30 @@ log = logging.getLogger(__name__)
 
 REFUSED = "Authentication failure"
 
+#: What a job's token opens (design, "Who does what"): a route that is not here does not know jobs.
+_OPEN_TO_JOBS: Final = (
+    ("POST", re.compile(r"/jobs")),
+    ("GET", re.compile(r"/jobs(/[^/]+)?")),
+    ("GET", re.compile(r"/kv(/.*)?", re.DOTALL)),
+    ("POST", re.compile(r"/kv/.*", re.DOTALL)),
+    ("DELETE", re.compile(r"/kv/.*", re.DOTALL)),
+    ("POST", re.compile(r"/data/output")),
+)
+NOT_FOR_JOBS = "A job's token is for submitting jobs, for describing its own, for /kv and for /data/output"
+
 #: What a URL can be signed for, where the path says that it is.
 _SIGNED_METHODS = frozenset({"GET", "HEAD", "PUT"})
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who is asking: a person (or a script with a person's token), or one job for itself."""
+    """Who is asking: a person (or a script with a person's token), or one job of a person's (``only_job``)."""
 
     name: str
     groups: tuple[str, ...] = ()
     email: str | None = None
     only_job: int | None = None
     airflow_user: Any = field(default=None, repr=False, compare=False)
-
-    def require_submit(self) -> None:
-        """Refuse callers who may look but not act: a job's own token, an Airflow user without that right."""
-        if self.only_job is not None:
-            raise ApiError(403, "A job's token is for that job only and cannot submit jobs")
-        self.require_act()
 
     def require_act(self) -> None:
         """Refuse Airflow users whose role does not let them start runs."""
@@ -96,9 +102,10 @@ async def _a_job(bearer: str) -> Caller:
     if "attempt" not in claims:
         raise NotAuthenticated("the token names no attempt")
     job_id, attempt = int(claims["job"]), int(claims["attempt"])
-    if not await transact_async(lambda session: queries.is_at_attempt(session, job_id, attempt)):
+    owner = await transact_async(lambda session: queries.owner_at_attempt(session, job_id, attempt))
+    if owner is None:
         raise NotAuthenticated("the job's attempt is over")
-    return Caller(claims["sub"], tuple(claims.get("groups", ())), None, only_job=job_id)
+    return Caller(owner.name, owner.groups, owner.email, only_job=job_id)
 
 
 async def _oidc_user(bearer: str) -> Caller:
@@ -176,6 +183,9 @@ class BearerAuth:
         except DatabaseGone as gone:
             await database_gone(gone)(scope, receive, send)
             return
+        if isinstance(caller, Caller) and caller.only_job is not None and not _is_open_to_jobs(scope):
+            await error_response(403, NOT_FOR_JOBS)(scope, receive, send)
+            return
         scope.setdefault("state", {})["caller"] = caller
         await self.app(scope, receive, send)
 
@@ -183,6 +193,11 @@ class BearerAuth:
         if self.signed is not None and method in _SIGNED_METHODS and path.startswith(self.signed):
             return True
         return path in self.public.get(method, ())
+
+
+def _is_open_to_jobs(scope: Scope) -> bool:
+    path = get_route_path(scope)
+    return any(method == scope["method"] and pattern.fullmatch(path) for method, pattern in _OPEN_TO_JOBS)
 
 
 def _bearer(scope: Scope) -> str:
@@ -231,7 +246,9 @@ def the_node(request: Request) -> Service:
 def the_runner(request: Request) -> Service:
     """Return the job's runner that asks, or refuse; its token is good for its own lease only."""
     service = _service(request, tokens.JOB)
-    if service.claims.get("lease") != request.path_params.get("lease"):
+    # The token that a job's tasks get names none.
+    lease = service.claims.get("lease")
+    if lease is None or lease != request.path_params.get("lease"):
         raise ApiError(403, "This token is not for this lease")
     return service
 

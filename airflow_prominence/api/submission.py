@@ -30,11 +30,12 @@ _KEY_LENGTH = 250
 
 @dataclass(frozen=True)
 class Owner:
-    """Whose a new job is."""
+    """Whose a new job is, and which job of the same owner submits it, if one does."""
 
     name: str
     groups: tuple[str, ...] = ()
     email: str | None = None
+    by_job: int | None = None
 
 
 def check(value: object) -> tuple[documents.Job, dict[str, Any]]:
@@ -70,6 +71,7 @@ def prepare(value: object, owner: Owner) -> NewJob:
         max_attempts=job.policies.max_attempts,
         priority=job.policies.priority,
         max_queue_min=job.policies.maximum_time_in_queue,
+        by_job=owner.by_job,
     )
 
 
@@ -78,10 +80,10 @@ def submit(value: object, caller: Caller, key: str | None) -> int:
 
     With an Idempotency-Key the same document gives the same id again, another document raises 409.
     """
-    caller.require_submit()
+    caller.require_act()
     if key is not None and not 0 < len(key) <= _KEY_LENGTH:
         raise ApiError(400, f"Idempotency-Key: must have 1 to {_KEY_LENGTH} characters")
-    new = prepare(value, Owner(caller.name, caller.groups, caller.email))
+    new = prepare(value, Owner(caller.name, caller.groups, caller.email, caller.only_job))
     digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
     def work(session: Session) -> int:

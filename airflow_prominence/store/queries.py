@@ -155,10 +155,20 @@ def find_job(session: Session, job_id: int, owner: str) -> Job | None:
     return session.scalars(select(Job).where(Job.id == job_id, Job.owner == owner)).one_or_none()
 
 
-def is_at_attempt(session: Session, job_id: int, attempt: int) -> bool:
-    """Tell whether the job is alive and at this attempt; a job's token is good for no longer."""
-    query = select(Job.id).where(Job.id == job_id, Job.attempt == attempt, Job.phase != DONE)
-    return session.scalar(query) is not None
+@dataclass(frozen=True)
+class Owner:
+    """Whose a job is."""
+
+    name: str
+    groups: tuple[str, ...]
+    email: str | None
+
+
+def owner_at_attempt(session: Session, job_id: int, attempt: int) -> Owner | None:
+    """Return whose the job is if it is alive and at this attempt; a job's token is good for no longer."""
+    query = select(Job.owner, Job.owner_groups, Job.email)
+    row = session.execute(query.where(Job.id == job_id, Job.attempt == attempt, Job.phase != DONE)).first()
+    return None if row is None else Owner(row[0], tuple(row[1]), row[2])
 
 
 def job_of_run(session: Session, dag_id: str, run_id: str, group_id: str = "") -> Job | None:

@@ -33,6 +33,8 @@ class NewJob:
     max_attempts: int
     priority: int
     max_queue_min: int
+    #: The job that submits this one, if it is no person.
+    by_job: int | None = None
 
 
 class KeyReused(Exception):
@@ -98,7 +100,8 @@ def insert_job(session: Session, job_id: int, new: NewJob, dag_id: str, run_id: 
         session.add(Label(job_id=job_id, key=key.lower(), value=value))
     for path, ciphertext in new.secrets.items():
         session.add(Secret(job_id=job_id, path=path, ciphertext=ciphertext))
-    tell(session, job, "queued", "Submitted" + (f" as {job.name}" if job.name else ""), now)
+    by = "" if new.by_job is None else f" by job {new.by_job}"
+    tell(session, job, "queued", f"Submitted{by}" + (f" as {job.name}" if job.name else ""), now)
     ask_for_placing(session)
     return job
 

@@ -180,23 +180,115 @@ def test_a_user_token_is_what_the_real_client_wants(alice: User) -> None:
     assert jwt.get_unverified_header(alice.bearer)["alg"] == "HS256"
 
 
-def test_a_job_token_works_for_its_own_job_only(http: Any, alice: User) -> None:
-    node, driver = PretendNode(http), Driver(http)
+def running_job(http: Any, user: User, driver: Driver, node: PretendNode) -> tuple[int, User]:
+    """A job on a node, and who it is by the token that its tasks get."""
+    job_id = user.submit()
+    driver.claim(job_id)
+    return job_id, User(http, user.name, node.take(job_id).assignment["job_token"])
+
+
+def test_a_job_token_describes_its_own_job_only(http: Any, alice: User, driver: Driver, node: PretendNode) -> None:
     other = alice.submit()
-    mine = alice.submit()
-    driver.claim(mine)
-    itself = User(http, alice.name, node.take(mine).assignment["job_token"])
-    assert [item["id"] for item in itself.get("/jobs").json()] == [mine]
+    mine, itself = running_job(http, alice, driver, node)
+    assert [item["id"] for item in itself.get("/jobs?all=true").json()] == [mine]
+    assert itself.get("/jobs", params={"id": str(other)}).json() == []
     assert itself.describe(mine)["id"] == mine
     assert itself.get(f"/jobs/{other}").json() == []
-    assert itself.get(f"/jobs/{other}/stdout").status_code == 400
-    assert itself.delete(f"/jobs/{other}").status_code == 400
-    answer = itself.post("/jobs", json=job())
-    assert answer.status_code == 403
-    assert isinstance(answer.json()["error"], str)
-    alice.delete(f"/jobs/{mine}")
-    assert itself.get("/jobs").status_code == 401, "a job's token ends with its attempt"
-    node.gone()
+
+
+def test_a_job_submits_jobs_for_its_owner(http: Any, driver: Driver, node: PretendNode) -> None:
+    from airflow_prominence.api import usertokens
+
+    owner = User(http, "boss", usertokens.issue("boss", ["lab"], "boss@example.org", days=1)[0])
+    mine, itself = running_job(http, owner, driver, node)
+    child = itself.submit(name="child")
+    assert owner.describe(child)["name"] == "child"
+    assert driver.view(child)["owner"] == "boss"
+    assert driver.view(child)["events"][0]["message"] == f"Submitted by job {mine} as child"
+    assert itself.get(f"/jobs/{child}").json() == [], "it has no eyes for what it made"
+    assert itself.delete(f"/jobs/{child}").status_code == 403
+
+    from airflow_prominence.api.database import transact
+    from airflow_prominence.store.tables import Job
+
+    def whose(session: Any) -> tuple[Any, ...]:
+        made = session.get_one(Job, child)
+        return made.owner, made.owner_groups, made.email
+
+    assert transact(whose) == ("boss", ["lab"], "boss@example.org")
+
+
+def test_a_job_token_opens_what_is_listed_and_nothing_else(
+    http: Any, alice: User, driver: Driver, node: PretendNode
+) -> None:
+    from airflow_prominence.api.app import public_app
+
+    mine, itself = running_job(http, alice, driver, node)
+    runner = User(http, alice.name, node_token_of(node, mine))
+    opened = {
+        ("POST", "/jobs"),
+        ("GET", "/jobs"),
+        ("GET", "/jobs/{job_id}"),
+        ("GET", "/kv"),
+        ("GET", "/kv/{key:path}"),
+        ("POST", "/kv/{key:path}"),
+        ("DELETE", "/kv/{key:path}"),
+        ("POST", "/data/output"),
+    }
+    tried = 0
+    for route in public_app().routes:
+        path = route.path.replace("{job_id}", str(mine))  # type: ignore[attr-defined]
+        for name in ("rest:path", "key:path", "path:path", "name:path", "name", "path"):
+            path = path.replace("{" + name + "}", "x")
+        assert "{" not in path, path
+        for method in route.methods:  # type: ignore[attr-defined]
+            full = "/api/v1" + path
+            if (method, full) in public() or path.startswith("/objects/"):
+                continue
+            for caller in (itself, runner):
+                answer = caller.request(method, path, json={})
+                shut = (method, route.path) not in opened  # type: ignore[attr-defined]
+                assert (answer.status_code == 403) is shut, (method, path, answer.text)
+                tried += 1
+    assert tried > 60
+    assert alice.describe(mine)["status"] == "pending", "not even itself can it delete"
+
+
+def node_token_of(node: PretendNode, job_id: int) -> str:
+    """The token of the job's runner, which is one of the job's too."""
+    [lease] = node.held
+    claims = {"sub": "x", "groups": [], "job": job_id, "attempt": 1, "lease": lease}
+    return tokens.mint(tokens.JOB, claims, 60, secret())
+
+
+def test_a_job_token_reaches_its_owners_keys(http: Any, alice: User, driver: Driver, node: PretendNode) -> None:
+    _, itself = running_job(http, alice, driver, node)
+    assert itself.post("/kv/a/b", content=b"from inside").status_code == 201
+    assert alice.get("/kv/a/b").content == b"from inside"
+    assert itself.get("/kv/?list").json() == ["/a/b"]
+    assert itself.delete("/kv/a/b").status_code == 200
+
+
+@pytest.mark.parametrize("end", ["completed", "deleted", "retried"])
+def test_a_job_token_dies_with_its_attempt(http: Any, alice: User, driver: Driver, node: PretendNode, end: str) -> None:
+    job_id = alice.submit(policies={"maximumRetries": 1} if end == "retried" else {})
+    driver.claim(job_id)
+    runner = node.take()
+    itself = User(http, alice.name, runner.assignment["job_token"])
+    assert itself.get("/jobs").status_code == 200
+    if end == "deleted":
+        alice.delete(f"/jobs/{job_id}")
+    else:
+        runner.run(exit_code=1 if end == "retried" else 0)
+    for method, path, body in (
+        ("GET", "/jobs", None),
+        ("POST", "/jobs", job()),
+        ("POST", "/kv/k", 1),
+        ("POST", "/data/output", {"name": "x"}),
+    ):
+        answer = itself.request(method, path, json=body)
+        assert answer.status_code == 401, (method, path)
+        assert answer.json()["error"] == "Authentication failure: the job's attempt is over"
 
 
 @pytest.fixture

@@ -79,7 +79,8 @@ def test_an_upload_is_announced_put_listed_and_deleted(alice: User, bob: User, d
     key = f"uploads/{alice.name}/data.tgz"
     row = row_of(database, key)
     assert (row.owner, row.sha256) == (alice.name, hashlib.sha256(b"hello").hexdigest())
-    assert before <= row.created_at <= row.stored_at <= time.time()
+    # A file system's clock is a little behind.
+    assert before <= row.created_at <= row.stored_at + 0.1 <= time.time() + 0.2
     answer = alice.delete("/data/data.tgz")
     assert (answer.status_code, answer.content) == (204, b"")
     assert names(alice) == ["a file (1).sif"]
@@ -253,7 +254,7 @@ def test_a_job_gets_urls_below_its_own_folder_only(
         answer = inside.post("/data/output", json={"name": f"scratch/{uid}/../x"})
         assert answer_of(answer) == (400, {"error": "name: has the part '..', which is none"})
         assert answer_of(inside.post("/data/output", json={})) == NO_NAME
-        assert names(inside) == []
+        assert inside.get("/data").status_code == 403
     runner.run()
     assert User(http, alice.name, runner.assignment["token"]).post("/data/output", json={}).status_code == 401
 

@@ -109,7 +109,7 @@ def change_job() -> JSONResponse:
 @router.put("/jobs/{job_id}/clone", status_code=201, summary="Submit a job once more")
 def clone_job(job_id: str, caller: CallerDep) -> JSONResponse:
     """Submit the document of a job again, whatever became of it, its secrets included; the answer is the new id."""
-    caller.require_submit()
+    caller.require_act()
 
     def original(session: Session) -> dict[str, Any]:
         job = _find(session, job_id, caller)
@@ -181,8 +181,6 @@ def _output(job_id: str, caller: Caller, stream: str, node: str | None, offset: 
 
 def _delete(caller: Caller, ids: list[int]) -> JSONResponse:
     caller.require_act()
-    if caller.only_job is not None:
-        ids = [job_id for job_id in ids if job_id == caller.only_job]
 
     def end(job_id: int) -> bool:
         return transact(lambda session: transitions.delete(session, job_id, caller.name))
