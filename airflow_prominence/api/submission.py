@@ -52,7 +52,7 @@ def check(value: object) -> tuple[documents.Job, dict[str, Any]]:
 def prepare(value: object, owner: Owner) -> NewJob:
     """Validate a document and take its secrets out, encrypted."""
     job, document = check(value)
-    check_uploads([job], owner.name, owner.groups)
+    uploads = check_uploads([job], owner.name, owner.groups)
     if job.notifications:
         mailer.check_recipient(owner.email)
     redacted, secrets = documents.extract(document)
@@ -72,6 +72,7 @@ def prepare(value: object, owner: Owner) -> NewJob:
         priority=job.policies.priority,
         max_queue_min=job.policies.maximum_time_in_queue,
         by_job=owner.by_job,
+        uploads=uploads,
     )
 
 

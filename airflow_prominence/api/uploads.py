@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+
+from sqlalchemy.orm import Session
 
 from airflow_prominence import documents
 from airflow_prominence.api.database import transact
 from airflow_prominence.api.errors import ApiError
 from airflow_prominence.objects import BadKey, LocalStore, ObjectInfo, StoreUnavailable, object_store
 from airflow_prominence.objects.keys import NotYourGroup, place_of
-from airflow_prominence.store import uploads
+from airflow_prominence.store import uploadretention, uploads
+from airflow_prominence.store.retention import Retention
+from airflow_prominence.store.tables import Job
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +33,33 @@ def find_upload(name: str, owner: str, groups: Iterable[str]) -> ObjectInfo | No
         return None
 
 
-def check_uploads(jobs: Iterable[documents.Job], owner: str, groups: Sequence[str]) -> None:
-    """Refuse jobs that name an image or artifact which is no upload of their owner or one of his groups."""
+def check_uploads(jobs: Iterable[documents.Job], owner: str, groups: Sequence[str]) -> tuple[str, ...]:
+    """Return the keys of the uploads that jobs name; refuse a name that is no upload of their owner or his groups."""
     wanted = dict.fromkeys(upload for job in jobs for upload in documents.uploads_of(job))
+    keys = []
     for kind, name in wanted:
-        if find_upload(name, owner, groups) is None:
+        found = find_upload(name, owner, groups)
+        if found is None:
             raise ApiError(400, f"{kind} {name} does not exist")
+        keys.append(found.key)
+    return tuple(keys)
+
+
+def keys_of_names(names: Iterable[str], owner: str, groups: Sequence[str]) -> Iterator[str]:
+    """Yield the keys that names in a document lead to, whether there is such an object or not."""
+    for name in names:
+        try:
+            yield place_of(name, owner, groups).key
+        except (BadKey, NotYourGroup):
+            continue
+
+
+def kept_uploads(session: Session, job: Job, keep: Retention) -> dict[str, dict[str, int]]:
+    """Return when each upload that a job's document names goes if no job uses it any more, as descriptions show it."""
+    names = [artifact["url"] for artifact in job.document.get("artifacts", ())] + [task["image"] for task in job.tasks]
+    keys = {key: name for name in names for key in keys_of_names([name], job.owner, job.owner_groups)}
+    ends = uploadretention.kept_until(session, list(keys), keep)
+    return {keys[key]: {"until": int(end)} for key, end in ends.items()}
 
 
 def settle_uploads() -> int:

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from airflow_prominence.store.notify import ask_for_placing, tell
 from airflow_prominence.store.phases import QUEUED, status_of
 from airflow_prominence.store.tables import Attempt, Idempotency, Job, Label, Secret, id_sequence
+from airflow_prominence.store.uploads import note_used
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class NewJob:
     max_queue_min: int
     #: The job that submits this one, if it is no person.
     by_job: int | None = None
+    #: Keys of the uploads that the job needs.
+    uploads: tuple[str, ...] = ()
 
 
 class KeyReused(Exception):
@@ -100,6 +103,8 @@ def insert_job(session: Session, job_id: int, new: NewJob, dag_id: str, run_id: 
         session.add(Label(job_id=job_id, key=key.lower(), value=value))
     for path, ciphertext in new.secrets.items():
         session.add(Secret(job_id=job_id, path=path, ciphertext=ciphertext))
+    if new.uploads:
+        note_used(session, new.uploads, now)
     by = "" if new.by_job is None else f" by job {new.by_job}"
     tell(session, job, "queued", f"Submitted{by}" + (f" as {job.name}" if job.name else ""), now)
     ask_for_placing(session)

@@ -24,6 +24,14 @@ def note_stored(session: Session, key: str, sha256: str | None, at: float) -> No
     session.execute(query.execution_options(synchronize_session=False))
 
 
+def note_used(session: Session, keys: Sequence[str], at: float) -> None:
+    """Note that jobs need these objects: what is in use stays, and nobody needs to be warned of its end yet."""
+    # In one order, or two submissions that name the same could wait for each other.
+    found = session.scalars(select(Upload).where(Upload.key.in_(keys)).order_by(Upload.key).with_for_update())
+    for upload in found:
+        upload.used_at, upload.warned_at = max(at, upload.used_at or 0.0), None
+
+
 def note_deleted(session: Session, key: str) -> None:
     """Note that an object is not there any more; the row goes when no URL can bring it back."""
     query = update(Upload).where(Upload.key == key).values(sha256=None, stored_at=None, warned_at=None)

@@ -1,4 +1,4 @@
-"""Warnings before something is removed: one letter a day to each user who asked for letters, about all of it."""
+"""Warnings before something of a job is removed: one letter a day to each user who asked for letters, about all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST_AT_ONCE = 2000
 
 
 def warn(session: Session, keep: Retention, now: float, most: int) -> int:
-    """Write at most ``most`` letters to users of whose jobs or uploads something will be removed soon.
+    """Write at most ``most`` letters to users of whose jobs something will be removed soon.
 
     A job is warned of once, with the days of all that is kept of it. Who was warned today is not warned again: what
     nears its end within the next day is told of today, and nothing is removed without its warning. Returns how many.

@@ -30,13 +30,13 @@ def nothing_else_is_due(database: sa.Engine) -> None:
 def keep(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Change settings of retention for the test."""
     from airflow_prominence.api import mailer, retention
-    from airflow_prominence.api.routes import jobs
+    from airflow_prominence.api.routes import data, jobs
     from airflow_prominence.api.settings import settings
 
     def change(**days: float) -> None:
         now = settings()
         changed = dataclasses.replace(now, kept=dataclasses.replace(now.kept, **days))
-        for module in (mailer, retention, jobs):
+        for module in (mailer, retention, data, jobs):
             monkeypatch.setattr(module, "settings", lambda: changed)
 
     return change
@@ -102,7 +102,7 @@ def test_a_description_says_how_long_what_is_kept(alice: User, driver: Driver, n
     }
     assert "statusReason" not in alice.describe(job_id)
     active = alice.submit()
-    assert "execution" not in alice.describe(active)
+    assert "retention" not in alice.describe(active).get("execution", {})
     [detail] = alice.get("/jobs", params={"detail": "true", "id": str(job_id)}).json()
     assert detail["execution"]["retention"] == shown
 

@@ -16,6 +16,7 @@ from airflow_prominence.api.auth import Caller, CallerDep
 from airflow_prominence.api.body import read_object
 from airflow_prominence.api.database import transact
 from airflow_prominence.api.errors import ApiError
+from airflow_prominence.api.settings import settings
 from airflow_prominence.objects import (
     RENEWED_OUTPUT_LIFETIME_S,
     UPLOAD_LIFETIME_S,
@@ -26,7 +27,7 @@ from airflow_prominence.objects import (
     scratch_folder,
 )
 from airflow_prominence.objects.keys import NotYourGroup, Place, check_key, folder_of, place_of
-from airflow_prominence.store import uploads
+from airflow_prominence.store import uploadretention, uploads
 from airflow_prominence.store.tables import Job
 
 router = APIRouter(tags=["data"])
@@ -90,7 +91,7 @@ def _output(job_id: int, key: str) -> PutTarget:
 
 @router.get("/data", summary="List one's uploads")
 def list_own(caller: CallerDep) -> list[dict[str, Any]]:
-    """Return name, size in bytes and time of each of one's own uploads."""
+    """Return name, size in bytes and time of each of one's own uploads, and when it goes if no job uses it."""
     return _listed(caller, "")
 
 
@@ -127,7 +128,9 @@ def _listed(caller: Caller, path: str) -> list[dict[str, Any]]:
     if not found and place.rest:
         one = store.stat(folder)
         found = [] if one is None else [one]
-    return [_shown(place, info) for info in found]
+    keys = [info.key for info in found]
+    ends = transact(lambda session: uploadretention.kept_until(session, keys, settings().kept))
+    return [_shown(place, info, ends.get(info.key)) for info in found]
 
 
 def _folder(caller: Caller, path: str) -> Place:
@@ -147,13 +150,13 @@ def _exists(place: Place) -> bool:
         return False
 
 
-def _shown(place: Place, info: ObjectInfo) -> dict[str, Any]:
-    modified = datetime.fromtimestamp(int(info.modified), timezone.utc)
-    return {
-        "name": place.name_of(info.key),
-        "size": info.size,
-        "lastModified": modified.strftime("%Y-%m-%dT%H:%M:%SZ"),
-    }
+def _shown(place: Place, info: ObjectInfo, until: float | None) -> dict[str, Any]:
+    shown = {"name": place.name_of(info.key), "size": info.size, "lastModified": _moment(info.modified)}
+    return shown if until is None else {**shown, "keptUntil": _moment(until)}
+
+
+def _moment(at: float) -> str:
+    return datetime.fromtimestamp(int(at), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _place(caller: Caller, name: str) -> Place:

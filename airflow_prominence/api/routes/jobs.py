@@ -16,7 +16,9 @@ from airflow_prominence.api.body import read_json
 from airflow_prominence.api.database import transact
 from airflow_prominence.api.errors import ApiError
 from airflow_prominence.api.settings import settings
+from airflow_prominence.api.uploads import kept_uploads
 from airflow_prominence.store import letters, queries, transitions
+from airflow_prominence.store.phases import DONE
 from airflow_prominence.store.submission import secrets_of
 from airflow_prominence.store.tables import Job
 
@@ -88,7 +90,12 @@ def describe_job(job_id: str, caller: CallerDep) -> JSONResponse:
 
     def work(session: Session) -> list[dict[str, Any]]:
         job = _find(session, job_id, caller)
-        return [] if job is None else [queries.describe(session, job, settings().kept)]
+        if job is None:
+            return []
+        view = queries.describe(session, job, settings().kept)
+        if job.phase == DONE and (ends := kept_uploads(session, job, settings().kept)):
+            view.setdefault("execution", {}).setdefault("retention", {})["uploads"] = ends
+        return [view]
 
     return JSONResponse(transact(work))
 
