@@ -134,6 +134,19 @@ class Cgroup:
                 folders[controller] = folder
         return Cgroup(folders, tuple(folder for key, folder in self.folders.items() if key not in folders))
 
+    def below(self, name: str) -> Cgroup:
+        """A group inside of this one, for a command's processes; `make` makes it."""
+        folders = {key: os.path.join(folder, name) for key, folder in self.folders.items() if key in _PARTED}
+        return Cgroup(folders, tuple(folder for key, folder in self.folders.items() if key not in folders))
+
+    def make(self) -> None:
+        """Make a group that is inside of another, if that one is still there."""
+        for folder in self.folders.values():
+            try:
+                os.mkdir(folder)
+            except OSError:
+                continue
+
     def _limit(self, memory_mb: int, cpus: int) -> None:
         limit = str(memory_mb * 1024 * 1024)
         if "memory" in self.folders:

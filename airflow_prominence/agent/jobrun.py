@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Mapping
 
-from . import facts, spool, stage
+from . import current, facts, spool, stage
 from .assignment import Assignment, Task
 from .cgroup import Cgroup
 from .images.model import Image
@@ -204,10 +204,13 @@ class Job:
         began = time.monotonic()
         guarded = self._supervisor.start(work, limited=True)
         try:
+            current.begin(self._paths, work.runtime.name, work.spec, guarded.number)
             result = self._supervisor.wait(guarded, deadline)
         except Interrupted:
             self._used(index, attempt, guarded.result or {"code": 137, "wall": time.monotonic() - began})
             raise
+        finally:
+            current.end(self._paths)
         if result["error"] is not None:
             raise JobFailed(EXEC_FAILED, str(result["error"]))
         self._used(index, attempt, result)

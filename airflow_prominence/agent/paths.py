@@ -98,6 +98,14 @@ class LeasePaths:
         return os.path.join(self.record, "containers")
 
     @property
+    def current(self) -> str:
+        return os.path.join(self.record, "current")
+
+    @property
+    def commands(self) -> str:
+        return os.path.join(self.record, "commands")
+
+    @property
     def log(self) -> str:
         return os.path.join(self.record, "runner.log")
 

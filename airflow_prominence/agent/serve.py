@@ -19,6 +19,7 @@ from . import __version__, facts
 from .leases import Leases
 from .metadata import Verdict
 from .node import Node
+from .orders import Orders
 from .paths import make_state
 from .wire import Backoff, Connection, Refused, Unreachable, encode
 
@@ -76,6 +77,7 @@ class Service:
         self._config = config
         self._boot = str(uuid.uuid4())
         self._leases = Leases(config.state)
+        self._orders = Orders(config.state, config.url, config.token_file)
         self._connection = Connection(config.url, timeout_s=ANSWER_S)
         self._backoff = Backoff()
         self._node: str | None = None
@@ -94,8 +96,9 @@ class Service:
 
     def run(self) -> int:
         self._leases.adopt()
+        self._orders.adopt()
         while not self._ending:
-            self._leases.tick()
+            self._tick()
             try:
                 self._converse()
                 self._backoff.reset()
@@ -116,7 +119,12 @@ class Service:
         end = time.monotonic() + seconds
         while not self._ending and time.monotonic() < end:
             self._await(None, min(TICK_S, end - time.monotonic()))
-            self._leases.tick()
+            self._tick()
+
+    def _tick(self) -> bool:
+        """Look after runners and commands; True when there is something new to tell the API."""
+        self._orders.tick()
+        return self._leases.tick()
 
     def _await(self, fd: int | None, seconds: float) -> bool:
         """True when `fd` can be read; signals end the wait."""
@@ -177,11 +185,16 @@ class Service:
         self._leases.told_lost(lease)
 
     def _poll(self) -> None:
-        body = {"boot": self._boot, "leases": self._leases.table(), "timeout": self._poll_s}
+        body = {
+            "boot": self._boot,
+            "leases": self._leases.table(),
+            "commands": self._orders.listed(),
+            "timeout": self._poll_s,
+        }
         self._connection.send("POST", f"/nodes/{self._node}/poll", self._token(), encode(body))
         end = time.monotonic() + self._poll_s + ANSWER_S
         while not self._await(self._connection.fd, min(TICK_S, end - time.monotonic())):
-            if self._ending or self._leases.tick():
+            if self._ending or self._tick():
                 # the answer, if it comes, is repeated at the next poll
                 self._connection.close()
                 return
@@ -193,6 +206,8 @@ class Service:
         for order in answer.get("stop") or []:
             grace = float(order.get("grace_s") or 0.0)
             self._leases.stop(str(order["lease"]), str(order.get("why") or "stopped"), grace)
+        for order in answer.get("commands") or []:
+            self._orders.start(order)
         for lease in answer.get("forget") or []:
             self._leases.forget(str(lease))
 

@@ -10,7 +10,7 @@ import subprocess
 import time
 from typing import Any
 
-from . import linux, spool, stage, users
+from . import current, linux, spool, stage, users
 from .cgroup import Cgroup
 from .node import Node
 from .paths import LeasePaths, Process, write_atomic
@@ -47,6 +47,7 @@ def _containers(paths: LeasePaths) -> list[dict[str, str]]:
 def kill(paths: LeasePaths, node: Node | None) -> list[int]:
     """Kill every process of the lease, by all that it can be known by; returns what would not die."""
     await_guards(paths)
+    current.end(paths)
     if node is not None:
         for container in _containers(paths):
             try:
@@ -74,7 +75,7 @@ def close(paths: LeasePaths, how: dict[str, Any]) -> None:
     write_atomic(paths.ended, json.dumps(how))
     write_atomic(paths.assignment, json.dumps({"lease": paths.lease}))
     shutil.rmtree(paths.spool, ignore_errors=True)
-    for path in (*paths.guards(), paths.containers, paths.stop, paths.lost):
+    for path in (*paths.guards(), paths.containers, paths.current, paths.stop, paths.lost):
         try:
             os.unlink(path)
         except FileNotFoundError:

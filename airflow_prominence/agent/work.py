@@ -62,15 +62,15 @@ class Container(Work):
     """One try of one task. `group` is this container's own part of the job's."""
 
     def __init__(self, runtime: Runtime, spec: ContainerSpec, group: Cgroup, marker: str) -> None:
-        self._runtime = runtime
-        self._spec = spec
+        self.runtime = runtime
+        self.spec = spec
         self.group = group
         self.regroups = runtime.regroups
         self._marker = marker
 
     def begin(self) -> Callable[[int], None]:
-        self._runtime.prepare(self._spec)
-        launch = self._runtime.launch(self._spec)
+        self.runtime.prepare(self.spec)
+        launch = self.runtime.launch(self.spec)
 
         def child(out: int) -> None:
             try:
@@ -83,13 +83,13 @@ class Container(Work):
         return child
 
     def usage(self) -> Usage | None:
-        return self._runtime.usage(self._spec.name)
+        return self.runtime.usage(self.spec.name)
 
     def kill(self) -> None:
-        self._runtime.kill(self._spec.name)
+        self.runtime.kill(self.spec.name)
 
     def end(self) -> None:
-        self._runtime.cleanup(self._spec)
+        self.runtime.cleanup(self.spec)
         self.group.remove()
 
 

@@ -60,12 +60,28 @@ class Lease:
         return ends[0] if ends else None
 
 
+@dataclass
+class Order:
+    """What the API knows of one command or snapshot; `stop` is what its process hears when it next speaks."""
+
+    given: dict[str, Any]
+    output: bytearray = field(default_factory=bytearray)
+    stop: str | None = None
+    end: dict[str, Any] | None = None
+    arrived: bool = False
+    times_given: int = 0
+    beats: int = 0
+    written: list[float] = field(default_factory=list)
+
+
 class Api:
     """Start it with `with Api() as api:`; `api.url` is what agents get."""
 
     def __init__(self) -> None:
         self.lock = threading.Condition()
         self.leases: dict[str, Lease] = {}
+        self.orders: dict[str, Order] = {}
+        self.uploads: dict[str, bytes] = {}
         self.registrations: list[dict[str, Any]] = []
         self.polls = 0
         self.last_poll: dict[str, str] = {}
@@ -126,6 +142,22 @@ class Api:
             self.lock.notify_all()
         return made
 
+    def command(self, lease: str, *argv: str, **changes: Any) -> Order:
+        return self._order(lease, {"kind": "exec", "argv": list(argv), "limit": 1 << 20} | changes)
+
+    def snapshot(self, lease: str, path: str, **changes: Any) -> Order:
+        given = {"kind": "snapshot", "path": path, "name": path.strip("/") or ".", "limit": 1 << 20}
+        return self._order(lease, given | changes)
+
+    def _order(self, lease: str, given: dict[str, Any]) -> Order:
+        with self.lock:
+            name = f"c{len(self.orders)}-{os.getpid()}"
+            where = {"url": f"{self.url}/objects/{name}"} if given["kind"] == "snapshot" else {}
+            made = Order({"id": name, "lease": lease, "timeout_s": 30} | where | given)
+            self.orders[name] = made
+            self.lock.notify_all()
+        return made
+
     def set(self, **values: Any) -> None:
         with self.lock:
             for name, value in values.items():
@@ -150,6 +182,19 @@ class Api:
             if token != "node-token":
                 return 401, {"error": "not a node"}
             return (self._poll if found[1] == "poll" else self._lost)(json.loads(body))
+        if found := re.fullmatch(r"/objects/([^/]+)", path):
+            assert token == "", "a token was sent to the object store"
+            self.uploads[found[1]] = body
+            return 200, {}
+        if found := re.fullmatch(r"/commands/([^/]+)/(output|end)", path):
+            if token != "node-token":
+                return 401, {"error": "not a node"}
+            order = self.orders[found[1]]
+            order.arrived = True
+            if found[2] == "output":
+                return self._output(order, int(query["offset"][0]), body)
+            order.end = order.end or json.loads(body)
+            return 200, {}
         if found := re.fullmatch(r"/leases/([^/]+)/(reports|streams/(stdout|stderr))", path):
             lease = self.leases[found[1]]
             if token != "token-" + found[1]:
@@ -183,6 +228,8 @@ class Api:
         for name in body["leases"]:
             if name in self.leases:
                 self.leases[name].listed = True
+        for name in body["commands"]:
+            self.orders[name].arrived = True
         end = time.monotonic() + min(body["timeout"], 20)
         while True:
             answer = self._work(body["leases"])
@@ -190,6 +237,8 @@ class Api:
             if any(answer.values()) or left <= 0 or self._closing or self.down:
                 for assignment in answer["start"]:
                     self.leases[assignment["lease"]].starts_given += 1
+                for given in answer["commands"]:
+                    self.orders[given["id"]].times_given += 1
                 return 200, answer
             self.lock.wait(min(left, 0.5))
 
@@ -204,7 +253,12 @@ class Api:
             self.leases[order["lease"]].stop = None
         forget = [name for name, one in self.leases.items() if one.forget and name in listed]
         forget += [name for name in listed if name not in self.leases]
-        return {"start": start, "stop": stop, "forget": forget}
+        commands = [
+            one.given
+            for one in self.orders.values()
+            if (not one.arrived and one.end is None) or (self.repeat_starts and one.times_given < 3)
+        ]
+        return {"start": start, "stop": stop, "forget": forget, "commands": commands}
 
     def _lost(self, body: dict[str, Any]) -> tuple[int, Any]:
         self.leases[body["lease"]].lost.append(body["reason"])
@@ -231,6 +285,14 @@ class Api:
             have.extend(body[: lease.limit - len(have)])
             lease.arrived.setdefault(name, time.time())
         return 200, {"offset": len(have)}
+
+    def _output(self, order: Order, offset: int, body: bytes) -> tuple[int, Any]:
+        assert len(body) <= 65536
+        order.beats += not body
+        if body and offset == len(order.output):
+            order.output.extend(body)
+            order.written.append(time.time())
+        return 200, {"offset": len(order.output), "stop": order.stop}
 
 
 def _server(api: Api) -> ThreadingHTTPServer:

@@ -137,7 +137,7 @@ def agent(api: Api, folder: Path) -> Iterator[Agent]:
     leases = list(api.leases)
     left = made.close()
     log = made.log.read_text() if made.log.exists() else ""
-    for record in sorted(made.state.glob("leases/*/runner.log")):
+    for record in [*made.state.glob("leases/*/runner.log"), *made.state.glob("leases/*/commands/*/log")]:
         log += f"--- {record.parent.name}\n{record.read_text()}"
     print(log)
     assert not left, f"processes left behind of {leases}: {left}\n{log}"

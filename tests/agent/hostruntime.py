@@ -6,6 +6,7 @@ machine. Paths are the host's: /home/user and /tmp in argv are what the caller m
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from typing import Any
@@ -34,3 +35,6 @@ class HostRuntime(Runtime):
             return Launch(["/nonexistent/runtime"], env, (spec.uid, spec.gid))
         run_as = (spec.uid, spec.gid) if os.geteuid() == 0 else None
         return Launch(["/bin/sh", "-c", 'cd "$HOME_DIR" && exec "$@"', "sh", *spec.command()], env, run_as)
+
+    def inside(self, spec: ContainerSpec, argv: list[str], more: dict[str, str], guard: int) -> Launch | None:
+        return self.launch(dataclasses.replace(spec, argv=argv, env={**spec.env, **more}))

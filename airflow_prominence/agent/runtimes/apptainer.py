@@ -2,11 +2,12 @@
 
 import os
 import shutil
-from typing import List
+from typing import Dict, List, Optional
 
 from ..images.tree import make_mountpoint, remove_tree
 from . import writable
 from .base import HOME, TMP, ContainerSpec, Launch, Runtime, RuntimeUnavailable
+from .entering import entered
 from .files import CLEAN, SHELL, job_file, last_line, make_folder, refused, run, run_as
 from .rootfs import identity, make_workdir, mounts, refusal
 
@@ -72,6 +73,9 @@ class Apptainer(Runtime):
         become = ["setpriv", f"--reuid={user[0]}", f"--regid={user[1]}", "--clear-groups", "--no-new-privs"]
         outer = ["unshare", "--mount", "--propagation=private", SHELL, "-c", _START, "sh", *files]
         return Launch([*outer, *become, *argv], environment, None)
+
+    def inside(self, spec: ContainerSpec, argv: List[str], more: Dict[str, str], guard: int) -> Optional[Launch]:
+        return entered(spec, argv, more, guard)
 
     def cleanup(self, spec: ContainerSpec) -> None:
         for kind in ("passwd", "group"):

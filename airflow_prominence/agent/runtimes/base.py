@@ -1,11 +1,11 @@
 """What a runtime is to the runner: pull, prepare, launch; kill, usage and cleanup where children do not suffice.
 
 The order in a job is `pull`, then for each try `prepare`, `launch` (its argv is executed by the guard), `usage`,
-`cleanup`. `kill` may come at any moment and from another thread.
+`cleanup`. `kill` may come at any moment and from another thread; `inside` comes from another process, while it runs.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable, Dict, List, Optional, Tuple
 
 from ..images.cache import ImageCache
@@ -88,17 +88,24 @@ class ContainerSpec:
         env.update(self.env)
         return env
 
+    def beside(self, argv: List[str], more: Dict[str, str]) -> "ContainerSpec":
+        """For a command beside the task: from the home folder, with the task's variables and `more`."""
+        env = {**runscript.app_environment(self.app), **self.env, **more}
+        return replace(self, argv=argv, app=None, env=env, workdir=HOME)
+
 
 @dataclass(frozen=True)
 class Launch:
     """What the guard executes; `env` is the whole environment, and `run_as` is set before exec if not None.
 
-    A guard that sets `run_as` also drops all supplementary groups.
+    A guard that sets `run_as` also drops all supplementary groups. With `enters`, a process of a running container, the
+    command is run in that one's namespaces, from the job's home folder.
     """
 
     argv: List[str]
     env: Dict[str, str]
     run_as: Optional[Tuple[int, int]]
+    enters: Optional[int] = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,13 @@ class Runtime(ABC):
     @abstractmethod
     def launch(self, spec: ContainerSpec) -> Launch:
         """The command for the guard; `prepare` has been called for this spec."""
+
+    @abstractmethod
+    def inside(self, spec: ContainerSpec, argv: List[str], more: Dict[str, str], guard: int) -> Optional[Launch]:
+        """The command that runs `argv` in the running container of this spec, `more` added to its environment.
+
+        `guard` is the process below which the container was started. None while the container is not up (yet).
+        """
 
     def kill(self, name: str) -> None:  # noqa: B027 - nothing to do where all processes are the guard's descendants
         """End a container whose processes are not descendants of the guard."""

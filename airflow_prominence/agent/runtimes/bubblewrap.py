@@ -4,12 +4,13 @@ import json
 import os
 import shutil
 import sys
-from typing import Dict, List, Set
+from typing import Dict, List, Optional, Set
 
 from ..images.cache import write_json
 from ..images.tree import remove_tree, resolve_in_root
 from . import writable
 from .base import HOME, TMP, ContainerSpec, Launch, Runtime, RuntimeUnavailable
+from .entering import entered
 from .files import CLEAN, SHELL, job_file, make_folder, refused, run, run_as, run_quietly, settle
 from .rootfs import identity, make_workdir, mounts, refusal
 
@@ -94,6 +95,9 @@ class Bubblewrap(Runtime):
         options = job_file(spec, "bwrap", b"".join(os.fsencode(option) + b"\0" for option in self._options(spec)))
         argv = [SHELL, "-c", _START, "sh", options, self.binary(), "--args", "3", "--", *spec.command()]
         return Launch(argv, dict(CLEAN), run_as(spec))
+
+    def inside(self, spec: ContainerSpec, argv: List[str], more: Dict[str, str], guard: int) -> Optional[Launch]:
+        return entered(spec, argv, more, guard)
 
     def cleanup(self, spec: ContainerSpec) -> None:
         for kind in ("bwrap", "passwd", "group"):

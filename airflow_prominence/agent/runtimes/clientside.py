@@ -3,7 +3,7 @@
 import os
 from typing import Dict, List, Tuple
 
-from .base import ContainerSpec
+from .base import HOME, ContainerSpec
 from .files import job_file
 
 # The client obeys these itself, so a job's values for them reach the container through a file instead.
@@ -30,6 +30,12 @@ def client_environment(spec: ContainerSpec, clean: Dict[str, str]) -> Tuple[List
     # A line break cannot be in that file; none of these names is one for a secret.
     options += [f"--env={key}={value}" for key, value in reserved.items() if "\n" in value]
     return options, environment
+
+
+def exec_options(spec: ContainerSpec, more: Dict[str, str]) -> List[str]:
+    """Of `exec`: the container's own environment is there already."""
+    named = [f"--env={key}={value}" for key, value in more.items()]
+    return ["exec", f"--user={spec.uid}:{spec.gid}", "--workdir=" + HOME, *named]
 
 
 def mount_option(host: str, path: str, mode: str) -> str:

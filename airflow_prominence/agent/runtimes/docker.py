@@ -13,7 +13,7 @@ from typing import Dict, List, Optional, Tuple
 
 from ..images.tree import remove_tree
 from .base import ContainerError, ContainerSpec, Launch, Runtime, RuntimeUnavailable, Usage
-from .clientside import client_environment, mount_option
+from .clientside import client_environment, exec_options, mount_option
 from .files import CLEAN, job_file, last_line, make_folder, refused, run, run_as
 from .rootfs import identity, make_workdir, mounts, refusal
 
@@ -64,6 +64,13 @@ class Docker(Runtime):
         for path, data in zip(("/etc/passwd", "/etc/group"), identity(spec, spec.image.path)):
             argv.append(mount_option(job_file(spec, os.path.basename(path), data, 0o644), path, "ro"))
         return Launch([*argv, self._image(spec), *spec.command()], environment, None)
+
+    def inside(self, spec: ContainerSpec, argv: List[str], more: Dict[str, str], guard: int) -> Optional[Launch]:  # noqa: ARG002
+        asked = run([self._docker(), "inspect", "--format", "{{.State.Running}}", spec.name], env=self._clean())
+        if asked.stdout.strip() != b"true":
+            return None
+        command = [*exec_options(spec, more), spec.name, *spec.beside(argv, more).command()]
+        return Launch([self._docker(), *command], self._clean(), None)
 
     def kill(self, name: str) -> None:
         run([self._docker(), "kill", name], env=self._clean())

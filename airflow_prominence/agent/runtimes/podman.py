@@ -6,13 +6,13 @@ import os
 import resource
 import shutil
 import stat
-from typing import Dict, List
+from typing import Dict, List, Optional
 
 from ..images.cache import write_text
 from ..images.tree import remove_tree
 from . import writable
 from .base import ContainerSpec, Launch, Runtime, RuntimeUnavailable
-from .clientside import client_environment, mount_option
+from .clientside import client_environment, exec_options, mount_option
 from .files import CLEAN, job_file, last_line, make_folder, refused, run, run_as
 from .rootfs import identity, make_workdir, mounts, refusal
 
@@ -78,6 +78,13 @@ class Podman(Runtime):
         else:
             argv += ["--rootfs", root]
         return Launch([*argv, *spec.command()], environment, None)
+
+    def inside(self, spec: ContainerSpec, argv: List[str], more: Dict[str, str], guard: int) -> Optional[Launch]:  # noqa: ARG002
+        ask = [*self._command(), "container", "inspect", "--format", "{{.State.Running}}", spec.name]
+        if run(ask, env=self._clean()).stdout.strip() != b"true":
+            return None
+        command = [*exec_options(spec, more), spec.name, *spec.beside(argv, more).command()]
+        return Launch([*self._command(), *command], self._clean(), None)
 
     def kill(self, name: str) -> None:
         run([*self._command(), "rm", "--force", "--ignore", "--time=0", name], env=self._clean())
