@@ -156,6 +156,45 @@ def _identity(job: Job) -> list[Any]:
     return [said[0] == str(uid), said[1] == str(gid), said[2], said[3:] == [str(gid)]]
 
 
+_INSIDE = """pwd; cat f /tmp/t /opt/mark; echo "$MORE,$N,$BOTH,$FROM_IMAGE,$HOME,$TMP"
+id -u; grep -E '^(CapEff|CapBnd|NoNewPrivs):' /proc/self/status | tr -d '\\t'
+kill -0 "$(cat pid)" && echo same processes"""
+
+
+def _inside(job: Job) -> list[str]:
+    """A command beside a running task: its folder, files, variables, user, rights and processes."""
+    task = "cd; echo kept >f; echo t >/tmp/t; echo $$ >pid; cd /opt"
+    [done] = job.inside(task, ["sh", "-c", _INSIDE], image=IMAGE, env={"N": "a b", "BOTH": "task"}, workdir="/opt")
+    lines = done.text.splitlines()
+    assert lines[5] == str(job_user()[0]), done
+    # What may be gained by a program is nothing either way; udocker and podman say so in different words.
+    return [*lines[:5], *(line for line in lines[6:] if not line.startswith("CapBnd"))]
+
+
+def _words_inside(job: Job) -> list[str]:
+    [done] = job.inside(":", ["sh", "-c", _ARGS, "sh", *WORDS], image=IMAGE)
+    return done.text.split("\0")[:-1]
+
+
+def _codes_inside(job: Job) -> list[int]:
+    argvs = [["sh", "-c", "exit 3"], ["no-such-command"], ["/no/such/command"], ["sh", "-c", "kill -9 $$"], ["hello"]]
+    return [done.code for done in job.inside(":", *argvs, image=IMAGE)]
+
+
+def _walls_inside(job: Job) -> list[Any]:
+    tries = 'test -e "$1" || echo hidden; if (: >/mine) 2>/dev/null; then echo writable; else echo readonly; fi'
+    [done] = job.inside(":", ["sh", "-c", tries, "sh", __file__], image=IMAGE)
+    return done.text == ("hidden\nwritable\n" if job.writable else "hidden\nreadonly\n") or [done]
+
+
+def _root_inside(job: Job) -> list[Any]:
+    """What the task has changed of its root, where it may."""
+    if not job.writable:
+        return ["made\n"]
+    [done] = job.inside("echo made >/made", ["cat", "/made"], image=IMAGE)
+    return [done.text]
+
+
 CHECKS = [
     Check("argv replaces entrypoint", lambda job: job.run(IMAGE, ["echo", "x"]).text, "x\n"),
     Check("entrypoint and cmd", lambda job: job.run(IMAGE).text, "entry a b c\n"),
@@ -206,6 +245,24 @@ CHECKS = [
     Check("root as promised", _root, True),
     Check("more folders", _binds, [0, "one\n", True, True]),
     Check("devices", lambda job: _sh(job, "echo x >/dev/null; head -c 4 /dev/zero | wc -c"), "4\n"),
+    Check(
+        "inside a running task",
+        _inside,
+        [
+            "/home/user",
+            "kept",
+            "t",
+            "one",
+            "of it,a b,task,image value,/home/user,/tmp",
+            "CapEff:0000000000000000",
+            "NoNewPrivs:1",
+            "same processes",
+        ],
+    ),
+    Check("arguments inside", _words_inside, WORDS),
+    Check("exit codes inside", _codes_inside, [3, 127, 127, 137, 0]),
+    Check("walls inside", _walls_inside, True),
+    Check("the task's root inside", _root_inside, ["made\n"]),
     Check("image only", lambda job: _sh(job, 'test -e "$1" || echo hidden', __file__), "hidden\n"),
 ]
 

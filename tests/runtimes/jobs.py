@@ -4,14 +4,17 @@ Standard library and the agent only, as the agent: a test starts this as another
 """
 
 import os
+import signal
+import subprocess
 import time
 from dataclasses import dataclass
 from typing import Any
 
+from airflow_prominence.agent import enter
 from airflow_prominence.agent.images.cache import ImageCache
 from airflow_prominence.agent.images.model import Wanted
-from airflow_prominence.agent.runtimes import ContainerSpec, Runtime
-from airflow_prominence.agent.runtimes.files import make_folder, run
+from airflow_prominence.agent.runtimes import ContainerSpec, Launch, Runtime
+from airflow_prominence.agent.runtimes.files import become, make_folder, run
 
 POOL_UID = 64321
 
@@ -74,3 +77,57 @@ class Job:
             self.runtime.kill(spec.name)
             self.runtime.cleanup(spec)
         return Result(done.returncode, done.stdout, done.stderr)
+
+    def inside(self, task: str, *argvs: "list[str]", image: str, **changes: Any) -> "list[Result]":
+        """What commands do beside a running task, which is a shell's script followed by a long wait."""
+        script = f"{task}\necho up; sleep 120"
+        spec = self.spec(image, ["sh", "-c", script], **changes)
+        try:
+            self.runtime.prepare(spec)
+            launch = self.runtime.launch(spec)
+            user = launch.run_as
+            with subprocess.Popen(
+                launch.argv,
+                env=launch.env,
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                preexec_fn=None if user is None else lambda: become(user),  # noqa: PLW1509 - as the agent does
+                start_new_session=True,
+            ) as running:
+                assert running.stdout is not None
+                assert running.stdout.readline() == b"up\n", "the task did not come up"
+                done = [self._beside(spec, argv) for argv in argvs]
+                self.runtime.kill(spec.name)
+                os.killpg(running.pid, signal.SIGKILL)
+        finally:
+            self.runtime.kill(spec.name)
+            self.runtime.cleanup(spec)
+        return done
+
+    def _beside(self, spec: ContainerSpec, argv: "list[str]") -> Result:
+        launch = self.runtime.inside(spec, argv, {"MORE": "of it"}, os.getpid())
+        assert launch is not None, "the container is up, and not found"
+        if launch.enters is None:
+            done = run(launch.argv, launch.run_as, launch.env, timeout=60.0)
+            return Result(done.returncode, done.stdout, done.stderr)
+        return _entered(launch)
+
+
+def _entered(launch: Launch) -> Result:
+    """What a guard's child does with a launch that enters a container, its output mixed."""
+    out, into = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            null = os.open(os.devnull, os.O_RDONLY)
+            for source, target in ((null, 0), (into, 1), (into, 2)):
+                os.dup2(source, target)
+            assert launch.enters is not None
+            enter.run(launch.enters, launch.run_as, launch.argv, launch.env, "/home/user")
+        finally:
+            os._exit(99)
+    os.close(into)
+    with os.fdopen(out, "rb") as reader:
+        said = reader.read()
+    return Result(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said, b"")

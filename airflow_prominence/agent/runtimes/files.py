@@ -69,7 +69,7 @@ def run(
         if sys.version_info >= (3, 9):
             more = {"user": user[0], "group": user[1], "extra_groups": []}
         else:
-            more = {"preexec_fn": lambda: _become(user)}
+            more = {"preexec_fn": lambda: become(user)}
     environment = dict(CLEAN if env is None else env)
     try:
         return subprocess.run(
@@ -91,7 +91,7 @@ def last_line(done: "subprocess.CompletedProcess[bytes]") -> str:
     return lines[-1] if lines else f"exit code {done.returncode}"
 
 
-def _become(user: Tuple[int, int]) -> None:
+def become(user: Tuple[int, int]) -> None:
     os.setgroups([])
     os.setgid(user[1])
     os.setuid(user[0])
