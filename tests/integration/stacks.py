@@ -249,9 +249,9 @@ class Stack:
 
         return until(ask, seconds, 0.2, f"job {job} is {' or '.join(wanted)}: {json.dumps(self.describe(job))}")  # type: ignore[return-value]
 
-    def stdout(self, job: int, token: str | None = None) -> bytes:
+    def stdout(self, job: int, token: str | None = None, stream: str = "stdout") -> bytes:
         with self.client(token) as client:
-            answer = client.get(f"/jobs/{job}/stdout")
+            answer = client.get(f"/jobs/{job}/{stream}")
         assert answer.status_code == 200, (answer.status_code, answer.text)
         return answer.content
 

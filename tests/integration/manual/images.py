@@ -14,6 +14,8 @@ _PATH = "/usr/local/bin:/usr/bin:/bin"
 _PROGRAMS = ("bash", "sh", "cat", "date", "du", "echo", "env", "ls", "mkdir", "pwd", "sleep", "touch", "true")
 _PYTHON = "opt/python"
 
+PYTHON = "python:3"
+
 # Three ways to calculate pi, and how far each of twenty iterations of each comes.
 _TESTPI = b"""\
 from decimal import Decimal as D, getcontext
@@ -43,9 +45,15 @@ def make_images(folder: Path) -> None:
     words = ("sh", "-c", "echo LOWER=$LOWER UPPER=$UPPER")
     _write(folder, "test/container:latest", programs, entrypoint=words)
     python = programs + _python()
-    _write(folder, "python:3", python)
+    _write(folder, PYTHON, python)
     pi = [*python, Entry("testpi.py", 0o644, _TESTPI)]
     _write(folder, "eoscprominence/testpi:latest", pi, entrypoint=("python3", "/testpi.py"))
+
+
+def make_python_image(folder: Path) -> str:
+    """Write an archive with a Python and a few programs into a node's folder of images; its name."""
+    _write(folder, PYTHON, base_entries() + host_entries(_PROGRAMS) + _python())
+    return PYTHON
 
 
 def make_private_layer() -> bytes:
@@ -76,12 +84,13 @@ def _python() -> list[Entry]:
     library = Path(sysconfig.get_path("stdlib"))
     program = os.path.realpath(sys.executable)
     files = {"bin/python3": program}
-    for path in libraries(program):
+    needed = [program, *map(str, library.glob("lib-dynload/*.so"))]
+    for path in dict.fromkeys(found for name in needed for found in libraries(name)):
         system = path.startswith(("/lib", "/usr/lib"))
         files[path.lstrip("/") if system else f"{_PYTHON}/lib/{Path(path).name}"] = path
     found = [Entry(path, 0o755, Path(source).read_bytes()) for path, source in files.items()]
     inside = f"{_PYTHON}/lib/python{sysconfig.get_python_version()}"
-    packages = {"collections", "encodings", "importlib", "json", "re"}
+    packages = {"collections", "email", "encodings", "http", "importlib", "json", "re", "urllib"}
     for path in [*library.rglob("*.py"), *library.glob("lib-dynload/*.so")]:
         below = path.relative_to(library)
         if len(below.parts) == 1 or below.parts[0] in packages or path.suffix == ".so":
