@@ -20,10 +20,11 @@ from . import linux
 from .copying import READ, Copy
 from .runtimes.base import ContainerError, RuntimeUnavailable, Usage
 from .wire import encode
-from .work import Container, Message, Work
+from .work import Call, Container, Message, Work
 
 LEFTOVERS_GRACE_S = 0.5
 PATIENCE_S = 10.0
+SETTLE_S = 0.2
 _ROUNDS = 16
 
 
@@ -46,7 +47,7 @@ class Guard:
         self._answer = -1
         self._line = b""
         self._heard = b""
-        self._grace: float | None = None  # how long the work may take to end, once it must
+        self._end_at: float | None = None  # when the work is killed, once it must end
         self._orphaned = False
         self._usage: Usage | None = None
         self._samples = False
@@ -80,7 +81,7 @@ class Guard:
                 self._selector.register(fd, selectors.EVENT_READ, "output")
             self._watch()
         wall = time.monotonic() - began
-        self._kill_all(LEFTOVERS_GRACE_S if self._grace is None else 0.0)
+        self._kill_all(LEFTOVERS_GRACE_S if self._end_at is None else 0.0)
         for copy in self._copies.values():
             copy.finish()
         self._finish()
@@ -121,18 +122,17 @@ class Guard:
         """Until the child has ended, or must."""
         first = self._work.usage() if isinstance(self._work, Container) else None
         self._samples = first is not None
-        asked: float | None = None
+        asked = False
         while self._code is None:
-            now = time.monotonic()
-            if self._grace is not None:
-                if asked is None:
-                    asked = now
-                    self._ask()
-                if now - asked >= self._grace:
-                    return
             waits = [1.0] if self._samples else []
-            if asked is not None and self._grace is not None:
-                waits = [max(0.0, asked + self._grace - now)]
+            if self._end_at is not None:
+                if not asked and self._work.settled(self._child):
+                    asked = True
+                    self._ask()
+                left = self._end_at - time.monotonic()
+                if left <= 0:
+                    return
+                waits.append(left if asked else min(left, SETTLE_S))
             waits += [due for due in (copy.due_s() for copy in self._copies.values()) if due is not None]
             for key, _ in self._selector.select(min(waits, default=None)):
                 self._event(key.data, key.fd)
@@ -176,7 +176,7 @@ class Guard:
         if not data:
             # the runner is dead: nobody will count, limit or stop this work any more
             self._orphaned = True
-            self._grace = 0.0
+            self._end_at = 0.0
             self._selector.unregister(self._control)
             return
         self._heard += data
@@ -184,7 +184,8 @@ class Guard:
         for line in lines:
             message = json.loads(line)
             if "kill" in message:
-                self._grace = float(message["kill"])
+                end_at = time.monotonic() + float(message["kill"])
+                self._end_at = end_at if self._end_at is None else min(self._end_at, end_at)
             for copy in self._copies.values():
                 if copy.target == message.get("discard"):
                     copy.discarded = True
@@ -264,7 +265,7 @@ class Guard:
         if self._usage is not None:
             cpu, rss = max(cpu, self._usage.cpu_s), max(rss, self._usage.max_rss_kb)
         answer: Message = json.loads(self._line) if self._line.endswith(b"\n") else {}
-        if error is None and "error" in answer and isinstance(self._work, Container):
+        if error is None and "error" in answer and not isinstance(self._work, Call):
             error = str(answer["error"])
         return {
             "code": 137 if self._code is None else self._code,

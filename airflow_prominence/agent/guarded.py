@@ -119,11 +119,12 @@ class Guarded:
             self._say({"discard": self._files[stream]})
 
     def ask(self, grace_s: float) -> None:
-        """Have the work end within `grace_s` seconds; of two wishes the first counts."""
-        if self.asked:
+        """Have the work end within `grace_s` seconds; of several wishes the earliest counts."""
+        until = time.monotonic() + grace_s + PATIENCE_S
+        if self.asked and until >= self._until:
             return
         self.asked = True
-        self._until = time.monotonic() + grace_s + PATIENCE_S
+        self._until = until
         self._say({"kill": grace_s})
         # it may be in the middle of preparing a container, where it does not listen
         linux.send([self.pid], signal.SIGTERM)

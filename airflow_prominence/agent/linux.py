@@ -13,6 +13,7 @@ PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
 MNT_DETACH = 2
+UMOUNT_NOFOLLOW = 8
 # the same numbers on all processors
 _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
 _FSOPEN_CLOEXEC, _FSMOUNT_CLOEXEC, _FSCONFIG_CMD_CREATE = 1, 1, 6
@@ -40,7 +41,7 @@ def die_with_parent(signum: int, parent: int) -> bool:
 
 def detach_mount(path: str) -> None:
     """Unmount lazily; a mount that is already gone is no error."""
-    _libc.umount2(os.fsencode(path), MNT_DETACH)
+    _libc.umount2(os.fsencode(path), MNT_DETACH | UMOUNT_NOFOLLOW)
 
 
 def unmounted(kind: str) -> int | None:

@@ -23,6 +23,7 @@ WALLTIME_GRACE_S = 2.0
 SAMPLE_S = 0.5
 #: What containers stand on is ended too when they have not ended so long after their grace: they may hang in it.
 STUCK_S = 1.0
+PARTING_S = 5.0
 EVICTED = "Job was evicted"
 
 
@@ -102,14 +103,14 @@ class Supervisor:
         for line in lines:
             message = json.loads(line)
             if "stop" in message:
-                self._interrupt(Interrupted("killed", str(message["stop"]), WALLTIME_GRACE_S))
+                self.interrupt(Interrupted("killed", str(message["stop"]), WALLTIME_GRACE_S))
             elif "full" in message:
                 self._discard[str(message["full"])] = True
 
     def _reporter_ended(self, code: int) -> None:
         self._reporter_code = code
         if code == report.STALE:
-            self._interrupt(Interrupted("killed", "stale", stale=True))
+            self.interrupt(Interrupted("killed", "stale", stale=True))
         elif code not in (report.DELIVERED, report.GAVE_UP):
             self._restart_at = time.monotonic() + 0.3
 
@@ -125,12 +126,13 @@ class Supervisor:
         wanted = read_json(self._paths.stop)
         if wanted is None:
             # nobody of the API asked: this node is going down
-            self._interrupt(Interrupted("failed", EVICTED, WALLTIME_GRACE_S))
+            self.interrupt(Interrupted("failed", EVICTED, WALLTIME_GRACE_S))
         else:
             grace = float(wanted.get("grace_s") or 0.0)
-            self._interrupt(Interrupted("killed", str(wanted.get("why") or "stopped"), grace))
+            self.interrupt(Interrupted("killed", str(wanted.get("why") or "stopped"), grace))
 
-    def _interrupt(self, interruption: Interrupted) -> None:
+    def interrupt(self, interruption: Interrupted) -> None:
+        """Have the job end; of several reasons the first counts."""
         if self._interruption is None or interruption.stale:
             self._interruption = interruption
 
@@ -182,7 +184,7 @@ class Supervisor:
             status = guarded.status or 0
             if self._interruption is None and not os.WIFSIGNALED(status):
                 self._broken = GuardFailed(f"the guard ended with {linux.exit_code(status)}")
-            self._interrupt(Interrupted("failed", EVICTED))
+            self.interrupt(Interrupted("failed", EVICTED))
             return
         guarded.close()
         if guarded.on_end is not None and not guarded.asked:
@@ -220,10 +222,16 @@ class Supervisor:
         """Do `work` under a guard and wait for it."""
         return self.wait(self.start(work, limited), deadline)
 
-    def until(self, done: Callable[[], bool], deadline: float | None = None, patience_s: float | None = None) -> bool:
+    def until(
+        self,
+        done: Callable[[], bool],
+        deadline: float | None = None,
+        patience_s: float | None = None,
+        poll_s: float = 60.0,
+    ) -> bool:
         """Serve everybody until `done` says so, False if that takes longer than `patience_s`.
 
-        Raises as `wait` does. `deadline` is the walltime's.
+        It is asked after each event, and every `poll_s` seconds. Raises as `wait` does. `deadline` is the walltime's.
         """
         end = None if patience_s is None else time.monotonic() + patience_s
         while True:
@@ -236,7 +244,7 @@ class Supervisor:
             limits = [moment for moment in (deadline, end) if moment is not None]
             if any(guarded.limited for guarded in self._running):
                 limits.append(self._next_sample)
-            self._turn(min([60.0, *(moment - now for moment in limits), *self._press()]))
+            self._turn(min([poll_s, *(moment - now for moment in limits), *self._press()]))
 
     def end(self, works: Iterable[Guarded], grace_s: float, deadline: float | None = None) -> None:
         """Have work end, and wait until it has; raises as `wait` does."""
@@ -251,15 +259,19 @@ class Supervisor:
         self._look(None)
 
     def end_all(self, grace_s: float) -> None:
-        """Nothing guarded is left after this, whatever happens meanwhile."""
+        """Nothing guarded is left after this, whatever happens meanwhile.
+
+        What other work stands on is given a moment more, to part from what it serves in peace.
+        """
         for guarded in self._running:
             if not guarded.work.carries:
                 guarded.ask(grace_s)
         late = time.monotonic() + grace_s + STUCK_S
         while self._running:
-            if time.monotonic() >= late or all(guarded.work.carries for guarded in self._running):
+            stuck = time.monotonic() >= late and not all(guarded.work.carries for guarded in self._running)
+            if stuck or all(guarded.work.carries for guarded in self._running):
                 for guarded in self._running:
-                    guarded.ask(0.0)
+                    guarded.ask(PARTING_S if grace_s and not stuck else 0.0)
             self._turn(min([STUCK_S, *self._press()]))
         if self._died:
             self._mop_up()
@@ -278,15 +290,15 @@ class Supervisor:
     def _check_limits(self, deadline: float | None) -> None:
         now = time.monotonic()
         if deadline is not None and now >= deadline:
-            self._interrupt(Interrupted("killed", "Walltime limit exceeded", WALLTIME_GRACE_S))
+            self.interrupt(Interrupted("killed", "Walltime limit exceeded", WALLTIME_GRACE_S))
         counted = [guarded for guarded in self._running if guarded.limited]
         if not counted or now < self._next_sample:
             return
         self._next_sample = now + SAMPLE_S
         if self._group.oom_kills() or (self._watched(counted) and self._memory_exceeded(counted)):
-            self._interrupt(Interrupted("killed", "Job used too much memory"))
+            self.interrupt(Interrupted("killed", "Job used too much memory"))
         if self.disk is not None and self.disk.exceeded([guarded.pid for guarded in counted]):
-            self._interrupt(Interrupted("killed", "Job used too much disk"))
+            self.interrupt(Interrupted("killed", "Job used too much disk"))
 
     def _watched(self, counted: list[Guarded]) -> bool:
         return not self._group.limits_memory or any(guarded.work.regroups for guarded in counted)

@@ -34,6 +34,10 @@ class Work:
         """What it has used so far where the guard's children do not show it."""
         return None
 
+    def settled(self, child: int) -> bool:  # noqa: ARG002 - for those that override it
+        """Whether its end may be asked for now; looked at again and again while there is time. `child` is its pid."""
+        return True
+
     def kill(self) -> None:
         """End what is not below the guard."""
 
