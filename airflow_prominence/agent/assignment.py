@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Mapping
 
 from .addresses import Allowed
+from .storage.model import Volume
+from .storage.model import parse as parse_volume
 
 
 class BadAssignment(ValueError):
@@ -82,7 +84,8 @@ class Assignment:
     task_retries: int
     ignore_task_failures: bool
     env: Mapping[str, str]
-    allowed: Allowed  # what artifacts and images may come from
+    allowed: Allowed  # what artifacts and images may come from, and where storage may be
+    storage: Volume | None
 
 
 def _get(where: str, raw: Mapping[str, Any], key: str, kind: type) -> Any:
@@ -179,6 +182,17 @@ def _text_or_none(where: str, raw: Mapping[str, Any], key: str) -> str | None:
     return value
 
 
+def _storage(raw: Any) -> Volume | None:
+    if raw is None:
+        return None
+    if not isinstance(raw, dict):
+        raise BadAssignment("storage: must be null or an object")
+    try:
+        return parse_volume(raw)
+    except ValueError as error:
+        raise BadAssignment(str(error)) from error
+
+
 def parse(text: str) -> Assignment:
     raw = json.loads(text)
     if not isinstance(raw, dict):
@@ -215,4 +229,5 @@ def parse(text: str) -> Assignment:
         ignore_task_failures=bool(raw.get("ignore_task_failures")),
         env=_strings("env", raw.get("env") or {}),
         allowed=_allowed(raw.get("addresses") or {}),
+        storage=_storage(raw.get("storage")),
     )

@@ -22,12 +22,16 @@ from .runtimes.base import HOME, TMP, ContainerSpec, RuntimeUnavailable
 from .sidecars import Sidecars
 from .staging.artifacts import DOWNLOAD_FAILED, StagingFailed
 from .staging.incoming import Incoming, check_mount
+from .storage.attach import MOUNT_FAILED, Attachment
+from .storage.model import Unmountable
 from .supervise import WALLTIME_GRACE_S, GuardFailed, Interrupted, Supervisor
 from .users import User
 from .work import Call, Container
 
 PULL_FAILED = "Container image pull failed"
 EXEC_FAILED = "Unable to execute task(s)"
+#: The contract has no reason for this, and a job whose results are lost must not count as done.
+SAVE_FAILED = "Unable to write to storage volume"
 
 
 class JobFailed(Exception):
@@ -82,6 +86,16 @@ class Job:
         self._images = Images(node, sources, lambda work: supervisor.guarded(Call(work, paths.marker)), lambda _: None)
         self._folders: stage.JobFolders | None = None
         self._stage_in_s = 0.0
+        self._storage: Attachment | None = None
+        if assignment.storage is not None:
+            self._storage = Attachment(
+                assignment.storage,
+                paths,
+                user,
+                supervisor,
+                assignment.allowed,
+                lambda line: reports.add("log", {"message": line}),
+            )
         self._sidecars = Sidecars(supervisor, reports, lambda index, result: self._used(index, 0, result))
 
     def run(self) -> Outcome:
@@ -93,19 +107,52 @@ class Job:
 
     def _outcome(self) -> Outcome:
         try:
-            self._stage_in()
-            for index, task in enumerate(self._assignment.tasks):
-                self._pull(index, task)
-            success = self._run_tasks()
-        except JobFailed as failure:
-            self._reports.add("log", {"message": failure.message})
-            return Outcome("failed", failure.reason, False)
+            try:
+                outcome = Outcome("completed", "", self._steps())
+            except JobFailed as failure:
+                outcome = self._failed(failure)
+            try:
+                self._sidecars.end()
+                self._detach()
+            except JobFailed as failure:
+                outcome = self._failed(failure)
         except GuardFailed as failure:
             self._reports.add("log", {"message": str(failure)})
             return Outcome("failed", EXEC_FAILED, False)
         except Interrupted as interruption:
             return Outcome(interruption.status, interruption.reason, False, interruption.stale)
-        return Outcome("completed", "", success)
+        return outcome
+
+    def _failed(self, failure: JobFailed) -> Outcome:
+        self._reports.add("log", {"message": failure.message})
+        return Outcome("failed", failure.reason, False)
+
+    def _steps(self) -> bool:
+        self._stage_in()
+        self._attach()
+        for index, task in enumerate(self._assignment.tasks):
+            self._pull(index, task)
+        return self._run_tasks()
+
+    # -- storage
+
+    def _attach(self) -> None:
+        if self._storage is None:
+            return
+        began = time.monotonic()
+        try:
+            self._storage.attach()
+        except Unmountable as error:
+            raise JobFailed(MOUNT_FAILED, f"Storage could not be mounted: {error}") from error
+        except OSError as error:
+            raise JobFailed(MOUNT_FAILED, f"Storage could not be mounted: {error.strerror}") from error
+        self._stage_in_s += time.monotonic() - began
+
+    def _detach(self) -> None:
+        left = [] if self._storage is None else self._storage.detach()
+        if left:
+            names = ", ".join(left[:5]) + (" and more" if len(left) > 5 else "")
+            raise JobFailed(SAVE_FAILED, f"Storage: {len(left)} files could not be stored on the server: {names}")
 
     # -- stage in and pull
 
@@ -125,7 +172,7 @@ class Job:
         streams = [spool.stream_path(self._paths.spool, name) for name in spool.STREAMS]
         disk = self._assignment.resources.disk_mb
         uid = self._user.uid if self._user.own else None
-        self._supervisor.disk = DiskWatch([self._paths.job], streams, disk, uid)
+        self._supervisor.disk = DiskWatch([self._paths.job, self._paths.storage], streams, disk, uid)
         if self._assignment.inputs or self._assignment.artifacts:
             self._stage_in_s = time.monotonic() - began
 
@@ -254,8 +301,8 @@ class Job:
         )
 
     def _binds(self, home: str) -> list[tuple[str, str]]:
-        """What artifacts are mounted at: each folder there and, so that nobody in a container can move it, at home."""
-        binds: list[tuple[str, str]] = []
+        """The volume, and what artifacts are mounted at: each folder there and, so that nobody can move it, at home."""
+        binds: list[tuple[str, str]] = [] if self._storage is None else self._storage.binds
         for artifact in self._assignment.artifacts:
             if artifact.mount is not None:
                 folder, path = artifact.mount

@@ -114,6 +114,20 @@ class LeasePaths:
         return os.path.join(self.state, "jobs", self.lease)
 
     @property
+    def storage(self) -> str:
+        """What the tool that mounts the job's volume keeps on the node."""
+        return os.path.join(self.record, "storage")
+
+    @property
+    def mounts(self) -> str:
+        return os.path.join(self.state, "mounts", self.lease)
+
+    @property
+    def volume(self) -> str:
+        """Where the job's volume is mounted; not in the job's own folder, which is removed with all that is in it."""
+        return os.path.join(self.mounts, "volume")
+
+    @property
     def marker(self) -> str:
         return "PROMINENCE_LEASE=" + self.lease
 
@@ -148,8 +162,8 @@ class Process:
 
 
 def make_state(state: str) -> None:
-    """The folders of a node. Jobs' own users pass through `jobs`; nobody else reads `leases`."""
-    for path, mode in ((state, 0o711), ("leases", 0o700), ("jobs", 0o711), ("cache", 0o755)):
+    """The folders of a node. Jobs' own users pass through `jobs` and `mounts`; nobody else reads `leases`."""
+    for path, mode in ((state, 0o711), ("leases", 0o700), ("jobs", 0o711), ("mounts", 0o711), ("cache", 0o755)):
         full = os.path.join(state, path)
         os.makedirs(full, exist_ok=True)
         os.chmod(full, mode)

@@ -41,7 +41,7 @@ class Sidecars:
         error = None if guarded.result is None else guarded.result["error"]
         return None if error is None else str(error)
 
-    def end(self, deadline: float) -> None:
+    def end(self, deadline: float | None = None) -> None:
         """Have all end that still run: asked first, killed when they take too long."""
         running = {index: guarded for index, guarded in self._running.items() if not guarded.over}
         self._supervisor.end(running.values(), GRACE_S, deadline)

@@ -15,6 +15,7 @@ from .cgroup import Cgroup
 from .node import Node
 from .paths import LeasePaths, Process, write_atomic
 from .runtimes.base import ContainerError, RuntimeUnavailable
+from .storage import folders
 
 GUARD_PATIENCE_S = 8.0
 
@@ -63,6 +64,9 @@ def kill(paths: LeasePaths, node: Node | None) -> list[int]:
 def remove(paths: LeasePaths) -> bool:
     """Remove the job's folder and groups and give its user id back; False when something of it stays."""
     Cgroup.find(group_name(paths)).remove()
+    if not folders.remove(paths):
+        print(f"{paths.mounts}: could not be removed")
+        return False
     if not stage.remove(paths.job):
         print(f"{paths.job}: could not be removed")
         return False
@@ -83,6 +87,7 @@ def close(paths: LeasePaths, how: dict[str, Any]) -> None:
 
 
 def forget(paths: LeasePaths) -> None:
+    folders.remove(paths)
     stage.remove(paths.job)
     users.release(paths)
     shutil.rmtree(paths.record, ignore_errors=True)

@@ -1,7 +1,8 @@
 """A container runtime without a container: it runs the task's argv on this machine as the job's user.
 
 Only the tests' own launcher (hostserve.py) can put it in place, so that the agent's process handling is tested on any
-machine. Paths are the host's: /home/user and /tmp in argv are what the caller makes of HOME_DIR and TMP_DIR.
+machine. Paths are the host's: /home/user and /tmp in argv are what the caller makes of HOME_DIR and TMP_DIR, and a
+volume at /data is at BIND_data.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class HostRuntime(Runtime):
 
     def launch(self, spec: ContainerSpec) -> Launch:
         env = dict(spec.environment(), HOME_DIR=spec.home, TMP_DIR=spec.tmp, PATH=os.environ["PATH"])
+        env.update({"BIND" + path.replace("/", "_"): host for host, path in spec.binds})
         if spec.image.name == "broken-runtime":
             return Launch(["/nonexistent/runtime"], env, (spec.uid, spec.gid))
         run_as = (spec.uid, spec.gid) if os.geteuid() == 0 else None

@@ -9,6 +9,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from airflow_prominence.agent import __main__, node, serving
+from airflow_prominence.agent.storage import mount
 from tests.agent.hostruntime import HostRuntime
 
 
@@ -20,6 +21,7 @@ def _chosen(options: Any, state: str) -> tuple[dict[str, str], dict[str, Any]]:
     return {"singularity": "host", "udocker": "host"}, {"host": {"version": "1", "admitted": True, "detail": ""}}
 
 
+mount.STALLED_S = 3.0  # nobody waits a minute for a server that a test has ended
 setattr(node, "load", _load)  # noqa: B010 - a replacement, not the attribute's own type
 setattr(serving, "_runtimes", _chosen)  # noqa: B010
 __main__.command()
