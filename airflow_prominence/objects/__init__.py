@@ -6,6 +6,7 @@ Clients and nodes move the bytes themselves, by URLs that need no token: the API
 from __future__ import annotations
 
 import functools
+import importlib.util
 
 from airflow_prominence.objects.keys import group_folder, output_key, scratch_folder, snapshot_key, user_folder
 from airflow_prominence.objects.local import LocalStore
@@ -21,6 +22,7 @@ from airflow_prominence.objects.model import (
     PutTarget,
     StoreUnavailable,
 )
+from airflow_prominence.objects.s3 import S3Store
 from airflow_prominence.objects.settings import InFolder, StorageSettings, read_settings
 from airflow_prominence.objects.signing import Signer
 
@@ -41,6 +43,7 @@ __all__ = [
     "ObjectStore",
     "ObjectStoreError",
     "PutTarget",
+    "S3Store",
     "StoreUnavailable",
     "group_folder",
     "object_store",
@@ -70,4 +73,8 @@ def store_of(settings: StorageSettings) -> ObjectStore:
     place = settings.place
     if isinstance(place, InFolder):
         return LocalStore(place.folder, Signer(settings.secret), settings.public_url, settings.node_url)
-    raise ValueError("[prominence] object_storage: S3 is not supported yet")
+    if importlib.util.find_spec("s3fs") is None:
+        raise ValueError(
+            "[prominence] object_storage: for s3:// the extra s3 is needed: pip install 'airflow-prominence[s3]'"
+        )
+    return S3Store(place.connection, place.bucket, place.prefix, settings.endpoint)

@@ -20,6 +20,8 @@ _HOME = Path(tempfile.mkdtemp(prefix="prominence-api-"))
 _SOCKET = _HOME / "pg"
 _SETTINGS = {
     "AIRFLOW_HOME": str(_HOME),
+    # As Airflow's own entry point of the API server does: connections are read from the database.
+    "_AIRFLOW_PROCESS_CONTEXT": "server",
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"postgresql+psycopg2://postgres@/airflow?host={_SOCKET}",
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC": f"postgresql+asyncpg://postgres@/airflow?host={_SOCKET}",
     "AIRFLOW__CORE__FERNET_KEY": "81HqDtbqAywKSOumSha3BhWNOdQ26slT6K0YaZeZyPs=",
