@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import time
 import uuid
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -63,6 +64,9 @@ class Incoming:
         # A file system without attributes only means that nobody can be told the checksum.
         with contextlib.suppress(OSError):
             os.setxattr(self._file, _ATTRIBUTE, found.encode())
+        # A file system's own clock is some milliseconds behind, or a file server's: older than its announcement.
+        now = time.time_ns()
+        os.utime(self._file, ns=(now, now))
         try:
             os.fsync(self._file)
         except OSError as error:

@@ -31,7 +31,7 @@ def test_an_object_is_written_read_listed_and_deleted(store: LocalStore) -> None
     before = time.time()
     info = store.write("uploads/alice/data.tgz", b"hello world")
     assert (info.size, info.sha256) == (11, hashlib.sha256(b"hello world").hexdigest())
-    assert before - 1 < info.modified < time.time() + 1
+    assert before <= info.modified <= time.time()
     assert store.stat(info.key) == info
     assert (store.read(info.key), store.read(info.key, 6), store.read(info.key, 2, 3)) == (
         b"hello world",
@@ -47,6 +47,16 @@ def test_an_object_is_written_read_listed_and_deleted(store: LocalStore) -> None
     assert everything(store) == []
     with pytest.raises(NoSuchObject):
         store.read(info.key)
+
+
+def test_an_objects_time_is_when_it_became_one(store: LocalStore) -> None:
+    with store.receive("uploads/a/x") as incoming:
+        incoming.write(b"slow")
+        time.sleep(0.05)
+        before = time.time()
+        info = incoming.keep()
+    assert before <= info.modified <= time.time()
+    assert store.stat("uploads/a/x") == info
 
 
 def test_what_is_open_stays_readable(store: LocalStore) -> None:
