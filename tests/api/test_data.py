@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pytest
 import sqlalchemy as sa
@@ -46,6 +46,11 @@ def row_of(database: sa.Engine, key: str) -> Any:
     query = sa.text("SELECT owner, sha256, created_at, stored_at FROM prominence_upload WHERE key = :key")
     with database.connect() as connection:
         return connection.execute(query, {"key": key}).one_or_none()
+
+
+def count(database: sa.Engine) -> int:
+    with database.connect() as connection:
+        return int(connection.execute(sa.text("SELECT count(*) FROM prominence_job")).scalar_one())
 
 
 @pytest.fixture
@@ -225,6 +230,74 @@ def test_documents_name_uploads_that_exist(member: Callable[..., User], group: s
     assert check("busybox", "a//b") == "400 Artifact a//b does not exist"
     default = {"type": "onedata", "mountpoint": "/d", "default": True, "onedata": {"provider": "p", "token": "t"}}
     assert check("image.sif", "none.tgz", storage=default) == ""
+
+
+def test_a_job_is_refused_that_names_an_upload_which_is_not_there(
+    member: Callable[..., User], group: str, database: sa.Engine
+) -> None:
+    user, other = member(group), member(group + "c", name=group)
+    upload(user, "own.tgz")
+    upload(user, f"{group}/shared.tgz")
+    upload(other, "other.tgz")
+    upload(other, f"{group}c/theirs.tgz")
+
+    def named(name: str, sender: User = user) -> Any:
+        return sender.post("/jobs", json=job(artifacts=[{"url": "own.tgz"}, {"url": name}]))
+
+    for name in ("own.tgz", "own.tgz:data:/data", f"{group}/shared.tgz"):
+        artifact, _, mountpoint = name.partition(":")
+        document = job(artifacts=[{"url": artifact, **({"mountpoint": mountpoint} if mountpoint else {})}])
+        assert user.post("/jobs", json=document).status_code == 201
+    before = count(database)
+    for name in (
+        "none.tgz",
+        "OWN.tgz",
+        "other.tgz",
+        f"{group}/other.tgz",
+        f"{group}c/theirs.tgz",
+        f"@{group}/shared.tgz",
+        f"uploads/{user.name}/own.tgz",
+        f"{group}%2Fshared.tgz",
+        f"{group}//shared.tgz",
+    ):
+        assert answer_of(named(name)) == (400, {"error": f"Artifact {name} does not exist"}), name
+    for name in (f"../{group}/other.tgz", f"{group}/../{group}c/theirs.tgz", "own.tgz\0"):
+        status, body = answer_of(named(name))
+        assert (status, body["error"].startswith("artifacts[1].url: ")) == (400, True), body
+    assert answer_of(named("own.tgz", other)) == (400, {"error": "Artifact own.tgz does not exist"})
+    user.delete("/data/own.tgz")
+    assert answer_of(named("own.tgz")) == (400, {"error": "Artifact own.tgz does not exist"})
+    assert count(database) == before
+
+
+def test_no_path_of_a_request_leads_to_anothers_uploads(member: Callable[..., User], group: str) -> None:
+    owner, thief = member(group, name=f"{group}-owner"), member(f"{group}x", name=f"{group}-own")
+    upload(owner, "x", b"secret")
+    upload(owner, f"{group}/y", b"secret")
+    roads = (
+        f"..%2F{owner.name}",
+        f"../{owner.name}/x",
+        f"%2e%2e/{owner.name}/x",
+        f"%2F{owner.name}%2Fx",
+        f"{group}x/../{group}/y",
+        f"{group}x%2F..%2F@{group}%2Fy",
+        f"{group}x/..%2F..%2F{owner.name}/x",
+        f"@{group}/y",
+        f"%40{group}%2Fy",
+        f"{group}/y",
+        f"{group}%00x/y",
+        f"{owner.name}/x",
+    )
+    for road in roads:
+        listed = thief.get(f"/data/{road}")
+        assert listed.status_code in (400, 403, 404) or listed.json() == [], road
+        assert thief.delete(f"/data/{road}").status_code in (400, 401, 403, 404, 405), road
+        name = unquote(road)
+        told = thief.post("/data/upload", json={"filename": name})
+        assert told.status_code in (400, 403), road
+    assert (names(thief), names(thief, f"/{group}x")) == ([], [])
+    assert object_store().read(f"uploads/{owner.name}/x") == b"secret"
+    assert object_store().read(f"uploads/@{group}/y") == b"secret"
 
 
 def test_a_job_gets_urls_below_its_own_folder_only(
