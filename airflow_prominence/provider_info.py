@@ -197,8 +197,9 @@ def _config() -> dict[str, Any]:
                     "60",
                 ),
                 "private_network_sites": _option(
-                    "Comma-separated sites whose nodes may fetch artifacts and images from private networks "
-                    "(10.0.0.0/8, 192.168.0.0/16, fc00::/7 and so on), where institutes keep data; ``*`` means all. "
+                    "Comma-separated sites whose nodes may fetch artifacts and images from private networks, and mount "
+                    "users' storage there (10.0.0.0/8, 192.168.0.0/16, fc00::/7 and so on), where institutes "
+                    "keep data; ``*`` means all. "
                     "Name only sites where what listens there asks for a password: users choose the addresses.",
                     "string",
                     "",
@@ -206,9 +207,16 @@ def _config() -> dict[str, Any]:
                 ),
                 "loopback_sites": _option(
                     "Comma-separated sites whose nodes may fetch artifacts and images from their own loopback "
-                    "addresses; ``*`` means all.",
+                    "addresses, and mount users' storage there; ``*`` means all.",
                     "string",
                     "",
+                ),
+                "b2drop_url": _option(
+                    "WebDAV address of the B2DROP, or any other Nextcloud, that a job's storage of type ``b2drop`` is "
+                    "in.",
+                    "string",
+                    "https://b2drop.eudat.eu/remote.php/webdav",
+                    example="https://cloud.example.org/remote.php/webdav",
                 ),
                 "site_file": _option(
                     "YAML file that describes the sites; empty means that the nodes which register are all there is.",

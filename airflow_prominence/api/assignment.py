@@ -48,6 +48,7 @@ def assignment(session: Session, lease: Lease) -> dict[str, Any]:
             for item in parsed.inputs
         ],
         "artifacts": staging.artifacts(job, parsed),
+        "storage": _storage(parsed.storage),
         "tasks": [_task(task, substitutions) for task in parsed.tasks],
         "task_retries": parsed.policies.maximum_task_retries,
         "ignore_task_failures": parsed.policies.ignore_task_failures,
@@ -70,8 +71,16 @@ def _task(task: documents.Task, substitutions: dict[str, str]) -> dict[str, Any]
     }
 
 
+def _storage(storage: documents.Storage | None) -> dict[str, Any] | None:
+    """A job's storage with its account, and with the server's address where the document has none."""
+    if storage is None:
+        return None
+    server = {"url": settings().b2drop_url} if storage.type == "b2drop" else {}
+    return {"type": storage.type, "mountpoint": storage.mountpoint, storage.type: {**storage.options, **server}}
+
+
 def _addresses(site: str) -> dict[str, bool]:
-    """Return what artifacts and images of jobs at this site may come from, beside public addresses."""
+    """Return where artifacts, images and storage of jobs at this site may be, beside public addresses."""
     return {
         "private": site in settings().private_network_sites,
         "loopback": site in settings().loopback_sites,

@@ -68,6 +68,7 @@ class Settings:
     outage_grace_s: float
     private_network_sites: SiteList
     loopback_sites: SiteList
+    b2drop_url: str
     oidc: OidcSettings | None
     mail: MailSettings
     kept: Retention
@@ -91,6 +92,7 @@ def settings() -> Settings:
         outage_grace_s=float(_number("outage_grace_s", 60)),
         private_network_sites=_sites("private_network_sites"),
         loopback_sites=_sites("loopback_sites"),
+        b2drop_url=_text("b2drop_url", "https://b2drop.eudat.eu/remote.php/webdav"),
         oidc=_oidc(),
         mail=MailSettings(
             connection=_text("mail_connection", "smtp_default"),

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from airflow.configuration import conf
 from sqlalchemy import select
@@ -15,6 +16,8 @@ from sqlalchemy.orm import Session
 from airflow_prominence.dags.names import API_BUNDLE
 from airflow_prominence.store.phases import NODE_UP
 from airflow_prominence.store.tables import Node
+
+_HERE = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def check_config(args: argparse.Namespace) -> None:
@@ -67,6 +70,11 @@ def settings_problems(options: Mapping[tuple[str, str], str]) -> Iterator[str]:
         )
     if not options["core", "fernet_key"]:
         yield "[core] fernet_key is empty, so jobs' secrets would be kept in clear: set it to a Fernet key."
+    b2drop = options["prominence", "b2drop_url"]
+    if b2drop and not b2drop.startswith("https://") and urlsplit(b2drop).hostname not in _HERE:
+        yield (
+            f"[prominence] b2drop_url is {b2drop}, so users' app passwords travel in clear: set it to an https address."
+        )
     if not options["api", "base_url"]:
         yield (
             "[api] base_url is empty, so jobs and nodes are told http://localhost:8080: "

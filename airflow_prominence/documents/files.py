@@ -1,4 +1,4 @@
-"""Inputs, artifacts, outputs and storage: names and URLs that must stay where they belong."""
+"""Inputs, artifacts and outputs: names and URLs that must stay where they belong."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from airflow_prominence.documents.errors import DocumentError, path_of, quoted
 from airflow_prominence.documents.limits import Limits
-from airflow_prominence.documents.model import Artifact, Input, Storage
+from airflow_prominence.documents.model import Artifact, Input
 
 Path = tuple[str | int, ...]
 
@@ -83,13 +83,18 @@ def _mount_of(text: str, path: Path) -> tuple[str, str]:
     folder, _, target = text.partition(":")
     if folder in {".", ".."}:
         raise DocumentError(path_of(path), "must start with the name of a folder")
-    check_inside(target, path, absolute=True)
-    target = "/" + "/".join(part for part in target.split("/") if part not in {"", "."})
+    return folder, absolute_path(target, path)
+
+
+def absolute_path(text: str, path: Path) -> str:
+    """Return where in the container something is mounted, in its shortest form."""
+    check_inside(text, path, absolute=True)
+    target = "/" + "/".join(part for part in text.split("/") if part not in {"", "."})
     if target == "/":
         raise DocumentError(path_of(path), "cannot be the root of the container")
     if target in _TAKEN or target.startswith(_KERNELS):
         raise DocumentError(path_of(path), f"cannot be {target}, which every container has already")
-    return folder, target
+    return target
 
 
 def check_artifact_url(url: str, path: Path) -> None:
@@ -125,20 +130,6 @@ def check_outputs(files: Sequence[str], directories: Sequence[str], path: Path) 
             if last in kept:
                 raise DocumentError(where, f"would be kept as {quoted(last)}, as {kept[last]} would (duplicate)")
             kept[last] = where
-
-
-def storage_of(doc: dict[str, Any], path: Path) -> Storage:
-    kind: str = doc["type"]
-    check_inside(doc["mountpoint"], (*path, "mountpoint"), absolute=True)
-    if not doc["mountpoint"].strip("/"):
-        raise DocumentError(path_of((*path, "mountpoint")), "cannot be the root of the container")
-    if doc.get("default", False) and kind != "onedata":
-        raise DocumentError(path_of((*path, "default")), "can be true for onedata only")
-    if "directory" in doc:
-        check_inside(doc["directory"], (*path, "directory"), absolute=True)
-    if kind == "webdav":
-        check_url(doc[kind]["url"], (*path, kind, "url"))
-    return Storage(kind, doc["mountpoint"], dict(doc[kind]), doc.get("default", False), doc.get("directory"))
 
 
 def check_inside(name: str, path: Path, *, absolute: bool = False) -> None:

@@ -6,11 +6,12 @@ import math
 from typing import Any
 
 from airflow_prominence.documents.errors import DocumentError, path_of
-from airflow_prominence.documents.files import artifacts_of, check_outputs, inputs_of, storage_of
+from airflow_prominence.documents.files import artifacts_of, check_outputs, inputs_of
 from airflow_prominence.documents.limits import DEFAULT_LIMITS, Limits
 from airflow_prominence.documents.loading import check_values
 from airflow_prominence.documents.model import Job, Notification, Placement, Policies, Resources
 from airflow_prominence.documents.schemas import check_schema
+from airflow_prominence.documents.storage import check_beside, storage_of
 from airflow_prominence.documents.tasks import task_of
 
 Path = tuple[str | int, ...]
@@ -34,16 +35,19 @@ def job_of(doc: dict[str, Any], path: Path, limits: Limits) -> Job:
         raise DocumentError(path_of((*path, "tasks")), "must hold a task that is not a sidecar")
     files, directories = doc.get("outputFiles", []), doc.get("outputDirs", [])
     check_outputs(files, directories, path)
+    artifacts = artifacts_of(doc.get("artifacts", []), (*path, "artifacts"))
+    storage = storage_of(doc["storage"], (*path, "storage")) if "storage" in doc else None
+    check_beside(storage, artifacts, path)
     return Job(
         name=doc.get("name", ""),
         resources=resources,
         tasks=tasks,
         labels=dict(doc.get("labels", {})),
         inputs=inputs_of(doc.get("inputs", []), (*path, "inputs"), limits),
-        artifacts=artifacts_of(doc.get("artifacts", []), (*path, "artifacts")),
+        artifacts=artifacts,
         output_files=tuple(files),
         output_dirs=tuple(directories),
-        storage=storage_of(doc["storage"], (*path, "storage")) if "storage" in doc else None,
+        storage=storage,
         policies=policies_of(doc.get("policies", {})),
         notifications=notifications_of(doc.get("notifications", [])),
     )

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.webdav import PASSWORD, USER, WebDav, need_mounts
+
 from .apiserver import L1, L2, Api, Lease
 from .conftest import Agent, alive, eventually
 from .test_jobs import sh
-from .webdav import PASSWORD, USER, WebDav, need_mounts
 
 ANYWHERE = {"private": True, "loopback": True}
 WRITE = """

@@ -59,6 +59,39 @@ def test_the_assignment_holds_what_the_agent_needs(alice: User, driver: Driver, 
     assert given["addresses"] == {"private": False, "loopback": False}
 
 
+WEBDAV = {"url": "https://dav.example/a", "username": "cy", "password": "s3cr3t-passw0rd"}
+B2DROP = {"app-username": "cy", "app-password": "s3cr3t-passw0rd"}
+ONEDATA = {"provider": "p.example", "token": "s3cr3t-t0ken", "options": "--space Mine"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "account", "server"),
+    [
+        ("webdav", WEBDAV, {}),
+        ("b2drop", B2DROP, {"url": "https://b2drop.eudat.eu/remote.php/webdav"}),
+        ("onedata", ONEDATA, {}),
+    ],
+)
+def test_storage_reaches_the_agent_with_its_secrets_and_nobody_else(
+    database: Any, alice: User, driver: Driver, node: PretendNode, kind: str, account: dict[str, str], server: Any
+) -> None:
+    import sqlalchemy as sa
+
+    job_id, runner = started(alice, driver, node, storage={"type": kind, "mountpoint": "/data//x/", kind: account})
+    assert runner.assignment["storage"] == {"type": kind, "mountpoint": "/data/x", kind: {**account, **server}}
+    shown = {key: value if key in ("url", "provider", "options") else "***" for key, value in account.items()}
+    assert alice.describe(job_id)["storage"] == {"type": kind, "mountpoint": "/data//x/", kind: shown}
+    assert "s3cr3t" not in alice.get("/jobs").text
+    with database.connect() as connection:
+        for name in sa.inspect(connection).get_table_names():
+            rows = connection.execute(sa.text(f'SELECT t::text FROM "{name}" t')).scalars().all()
+            assert not any("s3cr3t" in row for row in rows), name
+
+
+def test_a_job_without_storage_is_given_none(alice: User, driver: Driver, node: PretendNode) -> None:
+    assert started(alice, driver, node)[1].assignment["storage"] is None
+
+
 def test_the_assignment_says_which_addresses_the_nodes_site_allows(
     alice: User, driver: Driver, node: PretendNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,15 +13,24 @@ import pytest
 from tests.integration.airflows import Airflow
 from tests.integration.rows import CPUS, Rows
 from tests.integration.stacks import Stack
+from tests.webdav import WebDav
 
 
 @pytest.fixture(scope="session")
-def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebDav]:
+    """The Nextcloud that the stack takes for B2DROP; not started, but its address is known when the stack starts."""
+    server = WebDav(tmp_path_factory.mktemp("cloud"), "/remote.php/webdav")
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def stack(request: pytest.FixtureRequest, cloud: WebDav) -> Iterator[Stack]:
     """A running stack; whatever a test strikes it must have whole again at its end."""
     # Not pytest's own folder: that is closed to others, and neither PostgreSQL nor a job runs as root.
     home = Path(tempfile.mkdtemp(prefix="prominence-stack-"))
     home.chmod(0o755)
-    running = Stack(home)
+    running = Stack(home, {"AIRFLOW__PROMINENCE__B2DROP_URL": cloud.url})
     try:
         running.up()
         yield running

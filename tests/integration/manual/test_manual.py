@@ -21,9 +21,11 @@ import pytest
 import yaml
 
 from airflow_prominence.standalone import settings
+from tests import webdav
 from tests.integration.manual.images import config_of_private, make_images, make_private_layer
 from tests.integration.stacks import Ended, Stack, until
 from tests.runtimes.registry import Registry
+from tests.webdav import WebDav
 
 Row = Mapping[str, Any]
 
@@ -36,13 +38,22 @@ def _named(row: Row) -> str:
 
 
 @pytest.fixture(scope="module")
-def names(stack: Stack) -> Iterator[dict[str, str]]:
-    """What stands for the hosts that the manual names; the images that it names are there."""
+def names(stack: Stack, cloud: WebDav) -> Iterator[dict[str, str]]:
+    """What stands for the hosts and accounts that the manual names; the images that it names are there."""
     make_images(stack.places.images)
+    cloud.start()
     registry = Registry(credential=("username", "VzIxo3sZ2yC6V5YeSBxR"))
     registry.push("mynamespace/myproject/image:rc1", config_of_private(), [make_private_layer()])
-    yield {"registry": registry.host, "url": stack.url}
+    yield {
+        "registry": registry.host,
+        "url": stack.url,
+        "dav": cloud.url,
+        "user": webdav.USER,
+        "password": json.dumps(webdav.PASSWORD)[1:-1],
+    }
     registry.close()
+    cloud.kill()
+    cloud.empty()
 
 
 class Desk:
@@ -66,6 +77,8 @@ class Desk:
         return text
 
     def put_files(self, row: Row) -> None:
+        if row.get("mounts"):
+            webdav.need_mounts()
         for name, content in row.get("files", {}).items():
             path = self.work / name
             path.parent.mkdir(parents=True, exist_ok=True)

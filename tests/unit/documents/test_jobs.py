@@ -54,6 +54,12 @@ def base64_of(size: int) -> str:
     return base64.b64encode(b"x" * size).decode()
 
 
+_ONECLIENT = (
+    "--force-fullblock-read, --force-proxy-io, --insecure, --metadata-cache-size, --no-buffer, --provider-timeout, "
+    "--read-buffer-max-size, --read-buffer-min-size, --read-buffer-prefetch-duration, --space, --space-id, "
+    "--write-buffer-flush-delay, --write-buffer-max-size, --write-buffer-min-size, -i"
+)
+
 REFUSED: list[tuple[Any, str]] = [
     ([], "the job must be an object, not a list"),
     (None, "the job must be an object, not null"),
@@ -237,6 +243,53 @@ REFUSED: list[tuple[Any, str]] = [
     (storage(onedata=None), "storage.onedata: is missing"),
     (storage(mountpoint="/"), "storage.mountpoint: cannot be the root of the container"),
     (storage(mountpoint="/../x"), "storage.mountpoint: must not contain .. as a part of the path"),
+    (storage(mountpoint="/tmp/"), "storage.mountpoint: cannot be /tmp, which every container has already"),
+    (storage(mountpoint="/proc/self"), "storage.mountpoint: cannot be /proc/self, which every container has already"),
+    (
+        {**storage(), "artifacts": [{"url": "x.tgz", "mountpoint": "x:/data/x"}]},
+        "artifacts[0].mountpoint: takes /data/x, and storage.mountpoint is /data: one would hide the other",
+    ),
+    (
+        {**storage(mountpoint="/data/deep//down/"), "artifacts": [{"url": "x.tgz", "mountpoint": "x:/data"}]},
+        "artifacts[0].mountpoint: takes /data, and storage.mountpoint is /data/deep/down: one would hide the other",
+    ),
+    (
+        {**storage(mountpoint="/home/user/x"), "artifacts": [{"url": "x.tgz", "mountpoint": "x:/mesh"}]},
+        "artifacts[0].mountpoint: takes /home/user/x, and storage.mountpoint is /home/user/x: one would hide the other",
+    ),
+    (
+        storage(onedata={"provider": "https://p.example", "token": "t"}),
+        "storage.onedata.provider: must be a host name, without scheme, port and path",
+    ),
+    (
+        storage(onedata={"provider": "169.254.169.254", "token": "t"}),
+        "storage.onedata.provider: must not name a link-local address",
+    ),
+    *(
+        (
+            storage(onedata={"provider": "p", "token": "t", "options": options}),
+            f'storage.onedata.options: cannot hold "{name}": allowed are {_ONECLIENT}',
+        )
+        for options, name in (
+            ("-i --log-dir /etc", "--log-dir"),
+            ("--config=/etc/x", "--config"),
+            ("--space Mine -o suid", "-o"),
+            ("--force-direct-io", "--force-direct-io"),
+            ("--space A B /etc", "B"),
+        )
+    ),
+    (
+        storage(onedata={"provider": "p", "token": "t", "options": "--space --insecure"}),
+        "storage.onedata.options: --space lacks its value",
+    ),
+    (
+        storage(onedata={"provider": "p", "token": "t", "options": "--space 'My"}),
+        "storage.onedata.options: has a quotation mark that is not closed",
+    ),
+    (
+        storage(type="webdav", onedata=None, webdav={"url": "https://u:p@x.example", "username": "u", "password": "p"}),
+        "storage.webdav.url: must not hold a user name or password: they have keys of their own",
+    ),
     (storage(b2drop={"app-username": "u", "app-password": "p"}), "storage: cannot hold b2drop when type is onedata"),
     (storage(type="webdav"), "storage.webdav: is missing"),
     (

@@ -134,7 +134,7 @@ JOB_CASES = {
     "storage.b2drop.app-password": Case(B2DROP, "storage.b2drop.app-password", "v", 1),
     "storage.onedata.provider": Case(ONEDATA, "storage.onedata.provider", "q", "-o"),
     "storage.onedata.token": Case(ONEDATA, "storage.onedata.token", "v", None),
-    "storage.onedata.options": Case(ONEDATA, "storage.onedata.options", "--force-direct-io", ["-i"]),
+    "storage.onedata.options": Case(ONEDATA, "storage.onedata.options", "--insecure", ["-i"]),
     "storage.webdav.url": Case(WEBDAV, "storage.webdav.url", "http://x.example", "dav.example.org"),
     "storage.webdav.username": Case(WEBDAV, "storage.webdav.username", "v", ""),
     "storage.webdav.password": Case(WEBDAV, "storage.webdav.password", "v", {}),

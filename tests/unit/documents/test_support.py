@@ -36,7 +36,8 @@ ONEDATA = {"type": "onedata", "mountpoint": "/data", "onedata": {"provider": "p"
         (resources(totalCpusRange=[1, 2]), "resources.totalCpusRange: is not supported yet"),
         (job(outputFiles=["x"]), "outputFiles: is not supported yet"),
         (job(outputDirs=["x"]), "outputDirs: is not supported yet"),
-        (job(storage=ONEDATA), "storage: is not supported yet"),
+        (job(storage={**ONEDATA, "default": True}), "storage.default: is not supported yet"),
+        (job(storage={**ONEDATA, "directory": "/out"}), "storage.directory: is not supported yet"),
         (
             job(policies={"maximumIdleTimePerResource": 1}),
             "policies.maximumIdleTimePerResource: is not supported yet",
@@ -73,6 +74,7 @@ def test_not_yet(document: dict[str, Any], sentence: str) -> None:
         JOB,
         job(
             name="all that runs",
+            storage={**ONEDATA, "default": False},
             labels={"a": "b"},
             notifications=[{"event": "jobFinished", "type": "email"}],
             inputs=[{"filename": "f", "content": "", "executable": True}],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,7 +20,7 @@ from airflow_prominence.agent.storage import fuse
 from airflow_prominence.agent.storage.model import Unmountable
 
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
-INSTALL = Path(__file__).parents[1] / "runtimes" / "install.sh"
+INSTALL = Path(__file__).parent / "runtimes" / "install.sh"
 USER = "dav user"
 PASSWORD = "pa'ss \"w$ord\\ ü"
 
@@ -93,6 +94,11 @@ class WebDav:
             self._process.kill()
             self._process.wait(10)
             self._process = None
+
+    def empty(self) -> None:
+        """Remove what is on it."""
+        shutil.rmtree(self.data)
+        self.data.mkdir()
 
     def storage(self, mountpoint: str = "/data", **changes: str) -> dict[str, object]:
         """The `storage` of an assignment."""

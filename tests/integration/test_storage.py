@@ -1,0 +1,111 @@
+"""A user's storage in a job's container, through the whole stack to a real WebDAV server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.integration.stacks import Stack, until
+from tests.webdav import PASSWORD, USER, WebDav, need_mounts
+
+FAILED = "Unable to mount storage volume"
+WORK = "sh -c 'cat /data/given; echo from inside >/data/made; mkdir /data/d; cp /data/made /data/d/copy; ls /data'"
+
+
+@pytest.fixture
+def dav(cloud: WebDav) -> Iterator[WebDav]:
+    need_mounts()
+    cloud.start()
+    (cloud.data / "given").write_text("from outside\n")
+    yield cloud
+    cloud.kill()
+    cloud.empty()
+
+
+def webdav(url: str, password: str = PASSWORD) -> dict[str, Any]:
+    account = {"url": url, "username": USER, "password": password}
+    return {"type": "webdav", "mountpoint": "/data", "webdav": account}
+
+
+def b2drop() -> dict[str, Any]:
+    account = {"app-username": USER, "app-password": PASSWORD}
+    return {"type": "b2drop", "mountpoint": "/data", "b2drop": account}
+
+
+def submit(stack: Stack, cmd: str, storage: dict[str, Any], **changes: Any) -> int:
+    resources = {"cpus": 1, "memory": 1, "disk": 1, "nodes": 1, **changes}
+    task = {"image": stack.image, "runtime": "singularity", "cmd": cmd}
+    return stack.submit({"name": "storage", "resources": resources, "tasks": [task], "storage": storage})
+
+
+def mounted() -> list[str]:
+    """Volumes of jobs of any node of this machine."""
+    found = Path("/proc/self/mountinfo").read_text()
+    return [line for line in found.splitlines() if "/mounts/" in line and line.split()[4].endswith("/volume")]
+
+
+@pytest.mark.parametrize("kind", ["webdav", "b2drop"])
+def test_a_job_works_on_a_volume(stack: Stack, dav: WebDav, kind: str) -> None:
+    job = submit(stack, WORK, webdav(dav.url) if kind == "webdav" else b2drop())
+    described = stack.wait(job)
+    assert described["status"] == "completed", described
+    assert stack.stdout(job).decode().split("\n") == ["from outside", "d", "given", "made", ""]
+    assert (dav.data / "made").read_text() == "from inside\n"
+    assert (dav.data / "d" / "copy").read_text() == "from inside\n"
+    assert described["execution"]["stageInTime"] > 0
+    assert mounted() == []
+
+
+def test_nobody_is_told_the_password(stack: Stack, client: httpx.Client, dav: WebDav) -> None:
+    job = submit(stack, "sleep 300", webdav(dav.url))
+    stack.wait(job, "running")
+    assert len(mounted()) == 1
+    [said] = client.get(f"/jobs/{job}").json()
+    account = {"url": dav.url, "username": "***", "password": "***"}
+    assert said["storage"] == {"type": "webdav", "mountpoint": "/data", "webdav": account}
+    needles = [PASSWORD.encode(), json.dumps(PASSWORD)[1:-1].encode()]
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = process.read_bytes()
+        except OSError:
+            continue
+        assert not any(needle in words for needle in needles), words
+    for log in stack.places.logs.rglob("*"):
+        if log.is_file():
+            data = log.read_bytes()
+            assert not any(needle in data for needle in needles), log
+    client.delete(f"/jobs/{job}")
+    stack.wait(job, "deleted")
+    until(lambda: mounted() == [], 30, what="the volume is unmounted")
+
+
+def test_a_wrong_password_fails_the_job_with_the_manuals_reason(stack: Stack, dav: WebDav) -> None:
+    job = submit(stack, "true", webdav(dav.url, "wrong"))
+    described = stack.wait(job)
+    assert (described["status"], described["statusReason"]) == ("failed", FAILED)
+    assert "wrong" not in json.dumps(described)
+    assert mounted() == []
+
+
+def test_onedata_needs_its_own_client_on_the_node(stack: Stack) -> None:
+    account = {"provider": "localhost", "token": "t"}
+    job = submit(stack, "true", {"type": "onedata", "mountpoint": "/data", "onedata": account})
+    described = stack.wait(job)
+    assert (described["status"], described["statusReason"]) == ("failed", FAILED)
+
+
+def test_a_node_that_is_struck_leaves_no_mount(stack: Stack, dav: WebDav) -> None:
+    """The service, and what it started, as if the machine's admin had killed all of it."""
+    job = submit(stack, "sh -c 'echo up; sleep 300'", webdav(dav.url))
+    stack.wait(job, "running")
+    until(lambda: stack.stdout(job), 30)
+    stack.restart("node")
+    with stack.client() as http:
+        assert http.delete(f"/jobs/{job}").status_code == 200
+    stack.wait(job, "deleted")
+    until(lambda: mounted() == [], 30, what="the volume is unmounted")
