@@ -183,13 +183,11 @@ class Cgroup:
         return 0
 
     def peak_kb(self) -> int | None:
-        if "memory" in self.folders:
-            text = _read(os.path.join(self.folders["memory"], "memory.max_usage_in_bytes"))
-        elif "" in self.folders:
-            text = _read(os.path.join(self.folders[""], "memory.peak"))
-        else:
-            text = None
-        return None if text is None else int(text) // 1024
+        """The most memory that all in it have had at once, or in what it is a part of where only that is counted."""
+        names = ("memory.max_usage_in_bytes", "memory.peak")
+        folders = (*self.folders.values(), *self.above)
+        found = [_read(os.path.join(folder, name)) for folder in folders for name in names]
+        return next((int(text) // 1024 for text in found if text is not None), None)
 
     def members(self) -> list[int]:
         found: list[int] = []

@@ -122,6 +122,7 @@ class Guard:
         """Until the child has ended, or must."""
         first = self._work.usage() if isinstance(self._work, Container) else None
         self._samples = first is not None
+        resident = self._work.resident
         asked = False
         while self._code is None:
             waits = [1.0] if self._samples else []
@@ -133,13 +134,16 @@ class Guard:
                 if left <= 0:
                     return
                 waits.append(left if asked else min(left, SETTLE_S))
-            waits += [due for due in (copy.due_s() for copy in self._copies.values()) if due is not None]
+            dues = [copy.due_s() for copy in self._copies.values()] + [resident.due_s() if resident else None]
+            waits += [due for due in dues if due is not None]
             for key, _ in self._selector.select(min(waits, default=None)):
                 self._event(key.data, key.fd)
             for copy in self._copies.values():
                 copy.settle()
             if self._samples:
                 self._sample()
+            if resident is not None:
+                resident.look(self._child)
             self._reap()
 
     def _sample(self) -> None:
@@ -262,8 +266,11 @@ class Guard:
     def _result(self, error: str | None, wall: float) -> Message:
         own = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu, rss = own.ru_utime + own.ru_stime, int(own.ru_maxrss)
+        if self._work.resident is not None:
+            rss = self._work.resident.most_kb(rss)
         if self._usage is not None:
-            cpu, rss = max(cpu, self._usage.cpu_s), max(rss, self._usage.max_rss_kb)
+            # what is below the guard is the runtime's client alone
+            cpu, rss = max(cpu, self._usage.cpu_s), self._usage.max_rss_kb or rss
         answer: Message = json.loads(self._line) if self._line.endswith(b"\n") else {}
         if error is None and "error" in answer and not isinstance(self._work, Call):
             error = str(answer["error"])

@@ -10,6 +10,7 @@ from typing import Any, Callable, Dict
 
 from . import linux
 from .cgroup import NO_GROUP, Cgroup
+from .resident import Resident
 from .runtimes.base import ContainerSpec, Launch, Runtime, Usage
 from .wire import encode
 
@@ -25,6 +26,8 @@ class Work:
     carries = False
     #: Its processes leave the lease's group for one of their own, where its limits don't hold them.
     regroups = False
+    #: Where the memory of its processes is told from that of what starts them.
+    resident: Resident | None = None
 
     def begin(self) -> Callable[[int], None]:
         """A function for the forked child; it gets a descriptor to write one line of JSON to, and must not return."""
@@ -75,10 +78,12 @@ class Container(Work):
     def begin(self) -> Callable[[int], None]:
         self.runtime.prepare(self.spec)
         launch = self.runtime.launch(self.spec)
+        group = None if self.regroups else self.group
+        resident = self.resident = Resident(self.runtime.binaries(), self.runtime.isolates, group)
 
         def child(out: int) -> None:
             try:
-                execute(launch, self.group, self._marker)
+                execute(launch, self.group, self._marker, resident.mark)
             except OSError as error:
                 sentence = f"{launch.argv[0]}: {os.strerror(error.errno or errno.ENOEXEC)}"
                 os.write(out, encode({"error": sentence}) + b"\n")
@@ -97,8 +102,11 @@ class Container(Work):
         self.group.remove()
 
 
-def execute(launch: Launch, group: Cgroup, marker: str) -> None:
-    """Become what `launch` says, in `group` and marked as the lease's; raises OSError where that can't be."""
+def execute(launch: Launch, group: Cgroup, marker: str, last: Callable[[], None] = lambda: None) -> None:
+    """Become what `launch` says, in `group` and marked as the lease's; raises OSError where that can't be.
+
+    `last` is done when nothing else is left to do.
+    """
     name, _, value = marker.partition("=")
     environment = dict(launch.env)
     environment[name] = value
@@ -116,4 +124,5 @@ def execute(launch: Launch, group: Cgroup, marker: str) -> None:
         os._exit(137)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    last()
     os.execvpe(launch.argv[0], launch.argv, environment)  # noqa: S606 - no shell is what we want

@@ -180,6 +180,22 @@ def test_disk_limit_counts_open_files_without_a_name(api: Api, node: Agent, runt
     node.forget(L1)
 
 
+@pytest.mark.parametrize("runtime", ["singularity", "udocker"])
+def test_memory_is_the_jobs_own(api: Api, node: Agent, runtime: str) -> None:
+    """Not that of the agent's copy, some 20 MB, which becomes the container, nor that of what starts it."""
+    copy = "dd if=/dev/zero of=/dev/null bs={} count={} 2>/dev/null"
+    scripts = ["true", "sleep 0.5", copy.format("12M", 300), copy.format("60M", 3)]
+    lease = api.assign(L1, [task(script, runtime) for script in scripts])
+    api.wait(lambda: lease.end, 60)
+    assert lease.end is not None
+    short, small, middle, large = [one["maxResidentSetSizeKB"] for one in lease.end["execution"]["tasks"]]
+    assert 0 < small < 6_000
+    assert 0 < short < 15_000
+    assert 12 * 1024 <= middle < 18_000
+    assert 60 * 1024 <= large < 66_000
+    node.forget(L1)
+
+
 def test_an_image_that_is_nowhere(api: Api, node: Agent) -> None:
     lease = api.assign(L1, [sh("true", image="http://127.0.0.1:9/none.tar")])
     api.wait(lambda: lease.end, 60)
@@ -213,7 +229,11 @@ def test_as_an_ordinary_user_from_one_file(api: Api, folder: Path, images: Path)
             os.kill(node.pid(L1, who), signal.SIGKILL)
         api.wait(lambda: lease.lost, 30)
         assert not any(alive(pid) for pid in inside)
-        node.forget(L1)
+        small = api.assign(L2, [task("sleep 0.5")])
+        api.wait(lambda: small.end, 60)
+        assert small.end is not None
+        assert 0 < small.end["execution"]["tasks"][0]["maxResidentSetSizeKB"] < 6_000
+        node.forget(L1, L2)
     finally:
         del os.environ["PYTHONPATH"]
         left = node.close()
