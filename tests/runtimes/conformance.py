@@ -1,9 +1,11 @@
 """What a container is to a job, as one table: every runtime must give these answers, whatever command serves it."""
 
 import hashlib
+import io
 import json
 import os
 import sys
+import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +17,13 @@ from airflow_prominence.agent.runtimes import load
 from airflow_prominence.agent.runtimes.files import make_folder
 
 from jobs import Job, job_user  # isort: skip  (this folder is on the path: another Python starts this, too)
+from sifwriter import sif, squashfs  # isort: skip
 
 IMAGE = "conformance/one:1"
 OTHER = "conformance/two:1"
 BARE = "conformance/bare:1"
+PODMAN = "conformance/podman:1"
+SINGULARITY = "/conformance.sif"
 WORDS = [
     "two  words",
     "",
@@ -36,8 +41,18 @@ BYTES = bytes(range(256)) * 40
 _ARGS = 'printf "%s\\0" "$@"'
 
 
+# What Singularity's own build writes, as far as it matters; the app's part is from its 95-apps.sh.
+_SCRIPTS = {
+    ".singularity.d/env/10-docker2singularity.sh": 'export PATH="/opt/bin:/bin"\nexport BOTH="${BOTH:-image}"\n',
+    ".singularity.d/env/90-environment.sh": 'export FROM_IMAGE="image value"\nexport OVER=image\nexport HOME=/root\n',
+    ".singularity.d/env/95-apps.sh": '[ -z "$SINGULARITY_APPNAME" ] || export APP="/scif/apps/$SINGULARITY_APPNAME"\n',
+    ".singularity.d/runscript": '#!/bin/sh\necho runscript "$@" "$FROM_IMAGE"\n',
+    "scif/apps/tool/scif/runscript": '#!/bin/sh\necho "$APP" "$@"\n',
+}
+
+
 def write_images(folder: str) -> None:
-    """Three images: one with everything set, a second, and one without ENTRYPOINT."""
+    """One image with everything set, a second, one without ENTRYPOINT, and a Singularity image."""
     make_folder(folder)
     busybox = find_busybox()
     tools = busybox_entries(busybox) if busybox else host_entries([*REQUIRED, "printf", "tr", "od"])
@@ -59,6 +74,30 @@ def write_images(folder: str) -> None:
     other = layer([Entry("opt/mark", 0o644, b"two\n")])
     write_archive(os.path.join(folder, "two.tar"), [OTHER], ImageConfig(cmd=["cat", "/opt/mark"]), [base, other])
     write_archive(os.path.join(folder, "bare.tar"), [BARE], ImageConfig(), [base])
+    _as_podman(os.path.join(folder, "two.tar"), os.path.join(folder, "podman.tar"))
+    scripts = [Entry(path, 0o755, text.encode()) for path, text in _SCRIPTS.items()]
+    with open(folder + SINGULARITY, "wb") as file:
+        file.write(sif(squashfs([*base_entries(), *tools, *extra, *scripts])))
+
+
+def _as_podman(source: str, target: str) -> None:
+    """The layout of podman and skopeo: layers by digest, old names as links to them, names with their registry."""
+    with tarfile.open(source) as old, tarfile.open(target, "w") as new:
+        for member in old.getmembers():
+            data = old.extractfile(member)
+            assert data is not None
+            content = data.read()
+            if member.name == "manifest.json":
+                content = content.replace(OTHER.encode(), ("docker.io/" + PODMAN).encode())
+            name = member.name
+            if name.endswith("/layer.tar"):
+                name = member.name.split("/")[0] + ".tar"
+                link = tarfile.TarInfo(member.name)
+                link.type, link.linkname = tarfile.SYMTYPE, "../" + name
+                new.addfile(link)
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            new.addfile(info, io.BytesIO(content))
 
 
 @dataclass(frozen=True)
@@ -138,6 +177,22 @@ def _streams(job: Job) -> list[str]:
     return [done.text, done.err.decode()]
 
 
+def _singularity(job: Job) -> list[Any]:
+    show = 'echo "$FROM_IMAGE $BOTH $OVER $HOME"; cat /opt/mark; hello'
+    command = job.run(SINGULARITY, ["sh", "-c", show], env={"OVER": "task $(id)", "BOTH": "task"})
+    return [
+        command.text.splitlines(),
+        job.run(SINGULARITY).text,
+        job.run(SINGULARITY, ["no-such-command"]).code,
+        job.run(SINGULARITY, ["sh", "-c", "exit 7"]).code,
+    ]
+
+
+def _app(job: Job) -> list[Any]:
+    known, unknown = (job.run(SINGULARITY, ["a b", "c"], app=app) for app in ("tool", "other"))
+    return [known.text, unknown.code, b"other" in unknown.err]
+
+
 def _code(script: str) -> Callable[[Job], int]:
     return lambda job: job.run(IMAGE, ["sh", "-c", script]).code
 
@@ -199,6 +254,7 @@ CHECKS = [
     Check("argv replaces entrypoint", lambda job: job.run(IMAGE, ["echo", "x"]).text, "x\n"),
     Check("entrypoint and cmd", lambda job: job.run(IMAGE).text, "entry a b c\n"),
     Check("cmd alone", lambda job: job.run(OTHER).text, "two\n"),
+    Check("an archive as podman writes it", lambda job: job.run(PODMAN).text, "two\n"),
     Check("neither", lambda job: job.run(BARE).code, 127),
     Check("arguments arrive exactly", _arguments, WORDS),
     Check(
@@ -244,6 +300,17 @@ CHECKS = [
     Check("files for the next task", _files, ["kept\nt\ntwo\n", 0, True, True]),
     Check("root as promised", _root, True),
     Check("more folders", _binds, [0, "one\n", True, True]),
+    Check(
+        "a singularity image",
+        _singularity,
+        [
+            ["image value task task $(id) /home/user", "one", "hello from /opt/bin/hello"],
+            "runscript image value\n",
+            127,
+            7,
+        ],
+    ),
+    Check("an app of a singularity image", _app, ["/scif/apps/tool a b c\n", 127, True]),
     Check("devices", lambda job: _sh(job, "echo x >/dev/null; head -c 4 /dev/zero | wc -c"), "4\n"),
     Check(
         "inside a running task",

@@ -49,7 +49,7 @@ def code(place: Path) -> Path:
     folder = place / "code"
     shutil.copytree(Path(agent.__file__).parent, folder / "airflow_prominence" / "agent")
     (folder / "airflow_prominence" / "__init__.py").touch()
-    for name in ("conformance.py", "jobs.py"):
+    for name in ("conformance.py", "jobs.py", "sifwriter.py"):
         shutil.copy(HERE / name, folder / name)
     subprocess.run(["chmod", "-R", "a+rX", str(folder)], check=True)
     return folder

@@ -78,7 +78,8 @@ bubblewrap) ;; # comes from PyPI with the project's own requirements
 podman) packages podman runc catatonit uidmap ;;
 udocker) engine "$engines/udocker" ;;
 busybox) packages busybox-static ;;
+squashfs) packages squashfs-tools ;;
 storage) packages rclone fuse3 ;; # what mounts WebDAV volumes
 docker) packages docker.io ;;
-*) echo "install.sh: $runtime is not one of apptainer, bubblewrap, busybox, docker, podman, udocker" >&2 && exit 1 ;;
+*) echo "install.sh: $runtime is not one of apptainer, bubblewrap, busybox, docker, podman, squashfs, storage, udocker" >&2 && exit 1 ;;
 esac

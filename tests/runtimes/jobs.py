@@ -12,7 +12,7 @@ from typing import Any
 
 from airflow_prominence.agent import enter
 from airflow_prominence.agent.images.cache import ImageCache
-from airflow_prominence.agent.images.model import Wanted
+from airflow_prominence.agent.images.model import Stored, Wanted
 from airflow_prominence.agent.runtimes import ContainerSpec, Launch, Runtime
 from airflow_prominence.agent.runtimes.files import become, make_folder, run
 
@@ -47,7 +47,9 @@ class Job:
         self.tmp = make_folder(os.path.join(folder, "tmp"), job_user())
 
     def spec(self, image: str, argv: list[str] | None, **changes: Any) -> ContainerSpec:
-        pulled, _ = self.runtime.pull(Wanted(image), self.cache, lambda line: None)
+        # A name with a path is that of a file beside the archives.
+        stored = Stored(f"{self.cache.images_dir}{image}", None, "") if image.startswith("/") else None
+        pulled, _ = self.runtime.pull(Wanted(image, stored=stored), self.cache, lambda line: None)
         uid, gid = job_user()
         fields: dict[str, Any] = {
             "name": f"ptest{os.getpid()}-{time.monotonic_ns()}",

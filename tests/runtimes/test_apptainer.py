@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
+from airflow_prominence.agent.images.cache import ImageCache
+from airflow_prominence.agent.runtimes import load
 from tests.runtimes import conformance
+from tests.runtimes.jobs import Job
 
 pytestmark = [pytest.mark.sites]
 
@@ -80,6 +83,46 @@ def test_apptainer_passes_the_self_test(
     verdict = json.loads(done.stdout)["apptainer"]
     assert verdict["version"]
     assert (verdict["serves"], verdict["isolates"]) == (["singularity", "udocker"], True), verdict["detail"]
+
+
+# What a definition file would say; building from one needs more privileges than a container gives.
+_BUILD = """
+cd "$1"
+apptainer -q build --sandbox box docker-archive:"$2"
+cd box
+{ echo '#!/bin/sh'; echo 'export FROM_SIF="sif value" BOTH=sif'; } >.singularity.d/env/90-environment.sh
+{ echo '#!/bin/sh'; echo 'echo run "$@" "$FROM_SIF"'; } >.singularity.d/runscript
+mkdir -p scif/apps/tool/scif scif/apps/tool/bin
+{ echo '#!/bin/sh'; echo 'echo app "$@"; name'; } >scif/apps/tool/scif/runscript
+{ echo '#!/bin/sh'; echo 'echo $SINGULARITY_APPNAME $SCIF_APPROOT'; } >scif/apps/tool/bin/name
+chmod -R 755 scif/apps
+cd ..
+apptainer -q build tool.sif box
+"""
+
+
+@pytest.mark.parametrize("runtime", ["bubblewrap", "podman"])
+def test_what_apptainer_builds_runs_without_it(
+    runtime: str,
+    place: Path,
+    images: str,
+    engine_dir: str,
+    usable: Callable[[str], str],
+    inside: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    usable(runtime)
+    folder = place / f"sif-{runtime}"
+    argv = ["sh", "-euc", _BUILD, "sh", str(folder), f"{images}/one.tar"]
+    done = inside("root", folder, "-c", f"import subprocess; subprocess.run({argv!r}, check=True)")
+    assert done.returncode == 0, done.stderr
+    cache = ImageCache(str(folder / "cache"), str(folder))
+    job = Job(load(runtime, engine_dir), cache, str(folder / "job"), writable=False)
+    sif = "/tool.sif"
+    assert job.run(sif).text == "run sif value\n"
+    assert job.run(sif, ["hello"]).text == "hello from /opt/bin/hello\n"
+    assert job.run(sif, ["sh", "-c", "echo $FROM_IMAGE $BOTH"], env={"BOTH": "task"}).text == "image value task\n"
+    assert job.run(sif, ["a b"], app="tool").text == "app a b\ntool /scif/apps/tool\n"
+    cache.close()
 
 
 def test_nothing_is_left_of_it(engine_dir: str, observed: Callable[[str, str], dict[str, Any]]) -> None:

@@ -36,7 +36,7 @@ class ImageCache:
         limit_bytes: int = 200 * 10**9,
     ) -> None:
         self.root = os.path.abspath(root)
-        self._images_dir = images_dir
+        self.images_dir = images_dir
         self._sources = sources
         self._owner = owner
         self._limit_bytes = limit_bytes
@@ -63,7 +63,7 @@ class ImageCache:
     def _fetch(self, wanted: Wanted, log: Log) -> Tuple[Image, str]:
         name = "name-" + _key(identity(wanted))
         with self._lock(name, log, f"{shown(wanted)} is being pulled by another job, waiting"):
-            return Fetch(self, wanted, self._sources, self._images_dir, self._limit_bytes, log).run()
+            return Fetch(self, wanted, self._sources, self.images_dir, self._limit_bytes, log).run()
 
     def held(self, sha256: str, name: str) -> Optional[Image]:
         """The image if it is here, from now on safe from eviction."""

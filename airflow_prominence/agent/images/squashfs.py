@@ -23,7 +23,8 @@ _NOWHERE = 0xFFFFFFFFFFFFFFFF
 _FRAGMENTS_PER_BLOCK = _METADATA // 16
 _KEPT_FRAGMENTS = 8
 _KEPT_BLOCKS = 4096
-_LONGEST_LINK = 4096
+_LONGEST_NAME = 255
+_LONGEST_LINK = 4095
 _HEADER = struct.Struct("<HHHHII")
 _FOLDER = struct.Struct("<IIHHI")
 _LONG_FOLDER = struct.Struct("<IIIIHHI")
@@ -87,6 +88,8 @@ class Squashfs:
             self._unpack(root, budget)
         except struct.error as error:
             raise PullError(f"image: its file system is damaged ({error})") from error
+        except FileExistsError as error:
+            raise PullError("image: its file system is damaged (two things of one name)") from error
 
     def _unpack(self, root: str, budget: Budget) -> None:
         seen: Set[int] = set()
@@ -133,6 +136,8 @@ class Squashfs:
             left -= _LISTING.size
             for _ in range(count + 1):
                 inside, _, kind, length = table.unpack(_ENTRY)
+                if length >= _LONGEST_NAME:
+                    raise PullError("image: its file system is damaged (a name too long)")
                 name = os.fsdecode(table.read(length + 1))
                 left -= _ENTRY.size + length + 1
                 if name in ("", ".", "..") or "/" in name or "\0" in name:
@@ -153,9 +158,10 @@ class Squashfs:
         elif kind in (3, 10):
             budget.take(0)
             _, length = stream.unpack(_LINK)
-            if length > _LONGEST_LINK:
-                raise PullError("image: its file system is damaged (a link too long)")
-            os.symlink(os.fsdecode(stream.read(length)), path)
+            target = stream.read(length) if 0 < length <= _LONGEST_LINK else b"\0"
+            if b"\0" in target:
+                raise PullError("image: its file system is damaged (a link to nowhere)")
+            os.symlink(os.fsdecode(target), path)
         else:
             return False  # devices, pipes and sockets: a container gets its own /dev
         return True

@@ -14,6 +14,7 @@ from .rootfs import identity, make_workdir, mounts, refusal
 _GET = "install apptainer from its own packages (they are not in Debian 12 or Ubuntu)"
 # apptainer refuses a user that the host does not know; a job's user is known in this process's own view of the host.
 _START = 'mount --bind "$1" /etc/passwd && mount --bind "$2" /etc/group && shift 2 && exec "$@"'
+_CARRIED = "p_carried_"
 
 
 class Apptainer(Runtime):
@@ -65,7 +66,10 @@ class Apptainer(Runtime):
             # The job's user has its own name there, not the one that the agent's account has on the host.
             for path, data in zip(("/etc/passwd", "/etc/group"), identity(spec, root)):
                 argv += ["--bind", f"{job_file(spec, os.path.basename(path), data, 0o644)}:{path}:ro"]
-        argv += [root, *spec.command()]
+        if spec.has_scripts:
+            # apptainer lets the image's scripts change the variables, also those that the task has set.
+            environment.update({start + _CARRIED + key: value for key, value in spec.environment().items()})
+        argv += [root, *spec.command(_CARRIED)]
         if user is None:
             return Launch(argv, environment, None)
         passwd, group = identity(spec, "/")

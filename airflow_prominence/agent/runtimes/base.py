@@ -29,6 +29,7 @@ __all__ = [
 
 HOME = "/home/user"
 TMP = "/tmp"
+_FOLDERS = {"HOME": HOME, "TMP": TMP, "TEMP": TMP, "TMPDIR": TMP}
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -58,14 +59,14 @@ class ContainerSpec:
     scratch: str
     app: Optional[str] = None
 
-    def command(self) -> List[str]:
+    def command(self, carried: str = "") -> List[str]:
         """The argv to run: the task's own, which replaces ENTRYPOINT too, else the image's ENTRYPOINT and CMD.
 
-        A Singularity image, or one of whose apps is asked for, is started by its own scripts.
+        A Singularity image, or one of whose apps is asked for, is started by its own scripts; for those a runtime may
+        have the environment `carried` (`runscript.command`).
         """
         if self.has_scripts:
-            names = [*self.env, "HOME", "TMP", "TEMP", "TMPDIR"]
-            return runscript.command(self.argv, self.app, names)
+            return runscript.command(self.argv, self.app, self.environment(), {*self.env, *_FOLDERS}, carried)
         if self.argv is not None:
             return list(self.argv)
         return self.image.entrypoint + self.image.cmd
@@ -83,7 +84,7 @@ class ContainerSpec:
         """The whole environment of the container's first process; nothing of the host's is in it."""
         env = {"PATH": DEFAULT_PATH}
         env.update(self.image.env)
-        env.update({"HOME": HOME, "TMP": TMP, "TEMP": TMP, "TMPDIR": TMP})
+        env.update(_FOLDERS)
         env.update(runscript.app_environment(self.app))
         env.update(self.env)
         return env
