@@ -83,6 +83,23 @@ def _config() -> dict[str, Any]:
                     "integer",
                     "51200",
                 ),
+                "exec_timeout_s": _option(
+                    "Seconds for which a command that a user runs in a job (``prominence exec``) may take. The "
+                    "released client gives up when it has heard nothing for 150 s.",
+                    "integer",
+                    "120",
+                ),
+                "exec_limit_mb": _option("Most that such a command may write, in megabytes.", "integer", "16"),
+                "snapshot_timeout_s": _option(
+                    "Seconds for which a snapshot of a running job's files may take, its upload included.",
+                    "integer",
+                    "1800",
+                ),
+                "snapshot_limit_mb": _option(
+                    "Largest snapshot, compressed, in megabytes; never more than ``max_upload_mb``.",
+                    "integer",
+                    "10240",
+                ),
                 "oidc_issuer": _option(
                     "Issuer of OpenID Connect access tokens that are accepted from users, exactly as in their ``iss``. "
                     "Empty means none.",

@@ -20,6 +20,7 @@ from airflow_prominence.api.routes import (
     jobs,
     kv,
     later,
+    live,
     login,
     nodes,
     objects,
@@ -38,6 +39,7 @@ def public_app() -> FastAPI:
     )
     for module in (
         jobs,
+        live,
         kv,
         accounting,
         data,

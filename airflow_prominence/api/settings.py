@@ -63,6 +63,10 @@ class Settings:
     stdout_limit: int
     max_body: int
     max_upload: int
+    exec_timeout_s: float
+    exec_limit: int
+    snapshot_timeout_s: float
+    snapshot_limit: int
     limits: Limits
     evict_after_s: float
     outage_grace_s: float
@@ -87,6 +91,10 @@ def settings() -> Settings:
         stdout_limit=_number("stdout_limit_mb", 1024) * _MB,
         max_body=_number("max_body_mb", 64) * _MB,
         max_upload=_number("max_upload_mb", 51200) * _MB,
+        exec_timeout_s=float(_number("exec_timeout_s", 120)),
+        exec_limit=_number("exec_limit_mb", 16) * _MB,
+        snapshot_timeout_s=float(_number("snapshot_timeout_s", 1800)),
+        snapshot_limit=min(_number("snapshot_limit_mb", 10240), _number("max_upload_mb", 51200)) * _MB,
         limits=Limits(max_cpus=_number("max_cpus", 1024), max_nodes=_number("max_nodes", 1000)),
         evict_after_s=float(_number("evict_after_s", 45)),
         outage_grace_s=float(_number("outage_grace_s", 60)),

@@ -9,7 +9,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from airflow_prominence.store import capacity, letters
+from airflow_prominence.store import capacity, commands, letters
 from airflow_prominence.store.nodes import lose_silent
 from airflow_prominence.store.phases import DONE, FAILED, QUEUED, READY
 from airflow_prominence.store.tables import Idempotency, Job, Uptime, UserToken
@@ -75,8 +75,12 @@ def unreleased(session: Session, limit: int = 1000) -> list[Job]:
 
 
 def forget_old(session: Session) -> None:
-    """Drop idempotency keys after a week, tokens a day after they expired and letters a month after they left."""
+    """Drop idempotency keys after a week, tokens a day after they expired and letters a month after they left.
+
+    What commands in jobs wrote goes as soon as nobody waits for it.
+    """
     now = time.time()
     session.execute(delete(Idempotency).where(Idempotency.created_at < now - _IDEMPOTENCY_S))
     session.execute(delete(UserToken).where(UserToken.expires_at < now - _DAY_S))
     letters.forget(session, now - _LETTERS_S)
+    commands.forget_old(session, now)

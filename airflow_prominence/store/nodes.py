@@ -7,7 +7,7 @@ each other.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from airflow_prominence.store import capacity
+from airflow_prominence.store import capacity, commands
 from airflow_prominence.store.notify import ask_for_placing
 from airflow_prominence.store.phases import DONE, ENDED, GRANTED, NODE_DRAINING, NODE_LOST, NODE_UP, STARTED
 from airflow_prominence.store.tables import Lease, Node, Site
@@ -44,14 +44,15 @@ class NodeOffer:
 
 @dataclass(frozen=True)
 class PollAnswer:
-    """What a node shall do: leases to start, ``(lease, why)`` to stop, records it may forget."""
+    """What a node shall do: leases to start, ``(lease, why)`` to stop, records it may forget, orders to carry out."""
 
     start: tuple[str, ...]
     stop: tuple[tuple[str, str], ...]
     forget: tuple[str, ...]
+    orders: tuple[commands.Given, ...]
 
     def __bool__(self) -> bool:
-        return bool(self.start or self.stop or self.forget)
+        return bool(self.start or self.stop or self.forget or self.orders)
 
 
 def register(session: Session, offer: NodeOffer) -> Node:
@@ -74,6 +75,11 @@ def register(session: Session, offer: NodeOffer) -> Node:
     return node
 
 
+def id_of(session: Session, site: str, name: str) -> int | None:
+    """Return the id of a node that has registered."""
+    return session.scalars(select(Node.id).where(Node.site == site, Node.name == name)).one_or_none()
+
+
 def seen(session: Session, node_id: int, boot: str) -> Node:
     """Note a sign of life; raise :class:`UnknownBoot` if the node must register first."""
     node = session.scalars(select(Node).where(Node.id == node_id).with_for_update()).one_or_none()
@@ -83,12 +89,13 @@ def seen(session: Session, node_id: int, boot: str) -> Node:
     return node
 
 
-def answer_poll(session: Session, node_id: int, held: Mapping[str, str]) -> PollAnswer:
+def answer_poll(session: Session, node_id: int, held: Mapping[str, str], orders: Collection[str] | None) -> PollAnswer:
     """Compare what the node holds with what it should hold.
 
     ``held`` is the node's whole list: lease id to ``running`` or ``ended``. A lease is repeated in ``start``
     until the node lists it. One that was asked to stop ends here when the node lists it as ended (its runner may
     have been told that it is stale, and gone without a last report) or doesn't list it (it never got there).
+    ``orders`` are the ids of those that the node works on, ``None`` from an agent that knows of none.
     """
     start: list[str] = []
     stop: list[tuple[str, str]] = []
@@ -116,8 +123,9 @@ def answer_poll(session: Session, node_id: int, held: Mapping[str, str]) -> Poll
     forget = tuple(sorted(lease_id for lease_id in over if held[lease_id] == "ended"))
     if back:
         _take_back(session, back)
+    fresh = () if orders is None else commands.for_node(session, node_id, orders)
     session.flush()
-    return PollAnswer(tuple(start), tuple(stop), forget)
+    return PollAnswer(tuple(start), tuple(stop), forget, fresh)
 
 
 def _take_back(session: Session, leases: list[Lease]) -> None:

@@ -12,6 +12,7 @@ from airflow_prominence.store.tables import Event, Job
 JOB_CHANNEL = "prominence_job"
 NODE_CHANNEL = "prominence_node"
 PLACING_CHANNEL = "prominence_placing"
+ORDER_CHANNEL = "prominence_order"
 
 
 def touch(session: Session, job: Job) -> None:
@@ -23,6 +24,11 @@ def touch(session: Session, job: Job) -> None:
 def wake_node(session: Session, node_id: int) -> None:
     """Wake a node's long-poll: there is something to start or to stop."""
     session.execute(select(func.pg_notify(NODE_CHANNEL, str(node_id))))
+
+
+def answer_order(session: Session, job_id: int) -> None:
+    """Wake whoever waits for an order to a job: it has written something, or ended."""
+    session.execute(select(func.pg_notify(ORDER_CHANNEL, str(job_id))))
 
 
 def ask_for_placing(session: Session) -> None:

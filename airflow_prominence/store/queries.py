@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any
 from sqlalchemy import BigInteger, ColumnElement, Select, Text, cast, exists, func, select
 from sqlalchemy.orm import Session
 
-from airflow_prominence.store import retention
+from airflow_prominence.store import commands, retention
 from airflow_prominence.store.phases import DONE, STAGING_IN, reached
 from airflow_prominence.store.retention import Retention
 from airflow_prominence.store.tables import Attempt, Event, Job, Label, Lease, Node, Output
@@ -123,6 +124,9 @@ def describe(session: Session, job: Job, keep: Retention) -> dict[str, Any]:
         execution["site"] = site
     if len(attempts) > 1:
         execution["attempts"] = [_attempt(attempt) for attempt in attempts]
+    run = commands.executed(session, job.id) if job.started_at is not None else []
+    if run:
+        execution["commands"] = [{"time": int(at), "command": shlex.join(argv)} for at, argv in run]
     kept = retention.shown(job, keep, time.time()) if job.phase == DONE else {}
     if kept:
         # Here and nowhere else: the client strips it when it prints a document to be submitted again.

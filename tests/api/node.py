@@ -52,6 +52,7 @@ class PretendNode:
         self.sizes = {"cpus": cpus, "memory_mb": memory_mb, "disk_mb": disk_mb}
         self.boot = uuid.uuid4().hex
         self.held: dict[str, str] = {}
+        self.orders: list[str] = []
         self.info: dict[str, Any] = {}
         self.token = tokens.mint(tokens.NODE, {"sub": self.name, "site": self.site}, 3600, secret())
         self.id = self.register()
@@ -77,7 +78,8 @@ class PretendNode:
         return int(answer.json()["node"])
 
     def poll(self, timeout: float = 0) -> dict[str, Any]:
-        answer = self.post(f"/nodes/{self.id}/poll", {"boot": self.boot, "leases": self.held, "timeout": timeout})
+        body = {"boot": self.boot, "leases": self.held, "commands": self.orders, "timeout": timeout}
+        answer = self.post(f"/nodes/{self.id}/poll", body)
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
@@ -86,6 +88,15 @@ class PretendNode:
         [assignment] = [given for given in self.poll()["start"] if job_id in (None, given["job"])]
         self.held[assignment["lease"]] = "running"
         return PretendRunner(self._http, assignment)
+
+    def order(self) -> PretendOrder:
+        """Wait for the one order that is new, and hold it."""
+        [given] = self.poll(10)["commands"]
+        self.orders.append(given["id"])
+        return PretendOrder(self, given)
+
+    def put(self, path: str, data: bytes) -> Any:
+        return self._http.put(BASE + path, content=data, headers={"Authorization": f"Bearer {self.token}"})
 
     def gone(self) -> None:
         """Leave: the room of this node is no longer offered."""
@@ -136,3 +147,25 @@ class PretendRunner:
         self.report(
             "end", status="completed", reason="", node_success=exit_code == 0, execution={"tasks": tasks}, tail="bye"
         )
+
+
+class PretendOrder:
+    """The process that carries out one order."""
+
+    def __init__(self, node: PretendNode, given: dict[str, Any]) -> None:
+        self._node, self.given, self.id = node, given, str(given["id"])
+        self.offset = 0
+
+    def write(self, data: bytes) -> str | None:
+        """Say something; why to stop, if so."""
+        answer = self._node.put(f"/commands/{self.id}/output?offset={self.offset}", data)
+        assert answer.status_code == 200, answer.text
+        self.offset = answer.json()["offset"]
+        stop = answer.json()["stop"]
+        return None if stop is None else str(stop)
+
+    def end(self, exit_code: int | None = 0, error: str | None = None) -> None:
+        answer = self._node.post(f"/commands/{self.id}/end", {"exit_code": exit_code, "error": error})
+        assert answer.status_code == 200, answer.text
+        if self.id in self._node.orders:
+            self._node.orders.remove(self.id)

@@ -27,7 +27,7 @@ def routes() -> Iterator[tuple[str, str]]:
             for method, path in found:
                 filled = path.replace("{rest:path}", "1").replace("{job_id}", "1").replace("{node}", "1")
                 filled = filled.replace("{key:path}", "x").replace("{path:path}", "x").replace("{name:path}", "x")
-                for name in ("dag_id", "run_id", "lease", "stream"):
+                for name in ("dag_id", "run_id", "lease", "stream", "command"):
                     filled = filled.replace("{" + name + "}", "x")
                 assert "{" not in filled, path
                 yield method, prefix + filled
@@ -315,6 +315,7 @@ def test_an_airflow_viewer_may_look_but_not_act(airflow_user: Callable[[str], Us
     viewer = airflow_user("viewer")
     assert viewer.get("/jobs").status_code == 200
     acts = [("POST", "/jobs", job()), ("POST", "/kv/k", 1), ("DELETE", "/kv/k", None)]
+    acts += [("POST", "/jobs/1/exec?command=ls", None), ("PUT", "/jobs/1/snapshot?path=x", None)]
     for method, path, body in acts:
         answer = viewer.request(method, path, json=body)
         assert (answer.status_code, list(answer.json())) == (403, ["error"]), path

@@ -286,7 +286,7 @@ def test_resources_are_what_sites_have_and_what_is_free(http: Any, alice: User) 
     assert small.site not in sites
 
 
-@pytest.mark.parametrize("path", ["/workflows", "/workflows/1", "/jobs/1/exec"])
+@pytest.mark.parametrize("path", ["/workflows", "/workflows/1"])
 def test_what_is_not_built_yet_says_so(alice: User, path: str) -> None:
     answer = alice.get(path)
     assert answer.status_code == 400

@@ -89,7 +89,7 @@ def describe_job(job_id: str, caller: CallerDep) -> JSONResponse:
     """Return a list of one job in full, or an empty list for what isn't one's own."""
 
     def work(session: Session) -> list[dict[str, Any]]:
-        job = _find(session, job_id, caller)
+        job = find_own(session, job_id, caller)
         if job is None:
             return []
         view = queries.describe(session, job, settings().kept)
@@ -119,7 +119,7 @@ def clone_job(job_id: str, caller: CallerDep) -> JSONResponse:
     caller.require_act()
 
     def original(session: Session) -> dict[str, Any]:
-        job = _find(session, job_id, caller)
+        job = find_own(session, job_id, caller)
         if job is None:
             raise ApiError(400, NO_JOB)
         return submission.secrets_restored(job.document, secrets_of(session, job.id))
@@ -133,7 +133,7 @@ def remove_job(job_id: str, caller: CallerDep) -> JSONResponse:
     caller.require_act()
 
     def work(session: Session) -> None:
-        job = _find(session, job_id, caller)
+        job = find_own(session, job_id, caller)
         if job is None:
             raise ApiError(400, NO_JOB)
         if not transitions.leave_queue(session, job.id, caller.name):
@@ -159,7 +159,7 @@ def _output(job_id: str, caller: Caller, stream: str, node: str | None, offset: 
     node_num, start = _natural(node, "node"), _natural(offset, "offset")
 
     def locate(session: Session) -> tuple[int, int]:
-        job = _find(session, job_id, caller)
+        job = find_own(session, job_id, caller)
         if job is None:
             raise ApiError(400, NO_JOB)
         if node_num >= job.nodes:
@@ -197,7 +197,8 @@ def _delete(caller: Caller, ids: list[int]) -> JSONResponse:
     return JSONResponse({})
 
 
-def _find(session: Session, job_id: str, caller: Caller) -> Job | None:
+def find_own(session: Session, job_id: str, caller: Caller) -> Job | None:
+    """Return the job if it is the caller's; whose else it may be makes no difference."""
     number = _id(job_id)
     if number is None or caller.only_job not in (None, number):
         return None

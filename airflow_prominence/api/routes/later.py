@@ -12,8 +12,6 @@ router = APIRouter(include_in_schema=False)
 NOT_YET: Final = {
     "/workflows": "running a workflow",
     "/workflows/{rest:path}": "running a workflow",
-    "/jobs/{job_id}/exec": "running a command in a job",
-    "/jobs/{job_id}/snapshot": "a snapshot of a job",
 }
 """Path to what it would be about; an entry goes when its feature comes."""
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
+from airflow_prominence.api import live
 from airflow_prominence.api.assignment import assignment
 from airflow_prominence.api.auth import NodeDep, Service, the_runner
 from airflow_prominence.api.body import read_body, read_object
@@ -16,7 +17,7 @@ from airflow_prominence.api.database import transact, transact_async
 from airflow_prominence.api.errors import ApiError
 from airflow_prominence.api.hub import hub
 from airflow_prominence.api.settings import settings
-from airflow_prominence.store import nodes, reports
+from airflow_prominence.store import commands, nodes, reports
 from airflow_prominence.store.notify import NODE_CHANNEL
 from airflow_prominence.store.tables import Lease, Node
 
@@ -26,6 +27,7 @@ POLL_S = 20
 #: A deleted job is gone within 5 s, of which the way to the node and the killing take a second or two.
 _STOP_GRACE_S = 2
 _REPORTS_LIMIT = 16 * 1024 * 1024
+_NO_COMMAND = "There is no such command for this node"
 
 
 @router.post("/nodes", summary="Register a node")
@@ -55,16 +57,17 @@ async def register(request: Request, service: NodeDep) -> dict[str, Any]:
 
 @router.post("/nodes/{node}/poll", summary="What a node shall do")
 async def poll(node: int, request: Request, service: NodeDep) -> dict[str, Any]:
-    """Answer as soon as there is something to start, stop or forget; each poll is a sign of life."""
+    """Answer as soon as there is something to start, stop, forget or carry out; each poll is a sign of life."""
     body = await read_object(request)
     boot = str(body.get("boot", ""))
     held = {str(lease): str(state) for lease, state in _mapping(body.get("leases")).items()}
     timeout = min(float(body.get("timeout", POLL_S)), float(POLL_S))
+    orders = frozenset(map(str, body["commands"])) if isinstance(body.get("commands"), list) else None
     await _signed_in(node, boot, service)
     answer = await hub.wait_for(
         NODE_CHANNEL,
         [node],
-        lambda: transact_async(lambda session: nodes.answer_poll(session, node, held)),
+        lambda: transact_async(lambda session: nodes.answer_poll(session, node, held, orders)),
         timeout,
     )
     start: list[dict[str, Any]] = []
@@ -78,6 +81,7 @@ async def poll(node: int, request: Request, service: NodeDep) -> dict[str, Any]:
         "start": start,
         "stop": [{"lease": lease, "why": why, "grace_s": _STOP_GRACE_S} for lease, why in answer.stop],
         "forget": list(answer.forget),
+        "commands": [live.order_to_node(given) for given in answer.orders],
     }
 
 
@@ -126,6 +130,46 @@ async def stream_piece(
         return await run_in_threadpool(work)
     except reports.StaleReport as stale:
         raise ApiError(409, str(stale)) from None
+
+
+@router.put("/commands/{command}/output", summary="A piece of what a command writes")
+async def command_output(
+    command: str, request: Request, service: NodeDep, offset: Annotated[int, Query(ge=0)]
+) -> dict[str, Any]:
+    """Keep the piece if it is the one wanted next; an empty one is a sign of life. ``stop`` says why to end it."""
+    data = await read_body(request, commands.PIECE)
+
+    def work(session: Session) -> tuple[int, str | None]:
+        return commands.append(session, command, _id_of(session, service), offset, data)
+
+    try:
+        wanted, stop = await transact_async(work)
+    except commands.NoSuchCommand:
+        raise ApiError(404, _NO_COMMAND) from None
+    return {"offset": wanted, "stop": stop}
+
+
+@router.post("/commands/{command}/end", summary="How a command ended")
+async def command_end(command: str, request: Request, service: NodeDep) -> dict[str, Any]:
+    """Keep its exit code, or why it has none; the first end counts."""
+    body = await read_object(request, _REPORTS_LIMIT)
+    code, error = body.get("exit_code"), body.get("error")
+    if not isinstance(code, int | None) or isinstance(code, bool) or not isinstance(error, str | None):
+        raise ApiError(400, "exit_code: must be a number or null, and error a text or null")
+    if (code is None) == (error is None):
+        raise ApiError(400, "exit_code: must be there or error, and not both")
+    try:
+        await transact_async(lambda session: commands.end(session, command, _id_of(session, service), code, error))
+    except commands.NoSuchCommand:
+        raise ApiError(404, _NO_COMMAND) from None
+    return {}
+
+
+def _id_of(session: Session, service: Service) -> int:
+    node = nodes.id_of(session, str(service.claims.get("site")), str(service.claims.get("sub")))
+    if node is None:
+        raise commands.NoSuchCommand
+    return node
 
 
 async def _signed_in(node: int, boot: str, service: Service) -> None:
