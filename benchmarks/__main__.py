@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import cases
+from benchmarks import cases, data
 from benchmarks.meters import Row, print_table
 from tests.integration.stacks import Stack
 
@@ -20,6 +20,7 @@ CASES = {
     "burst": cases.burst,
     "list": cases.long_list,
     "waiting": cases.waiting,
+    "data": data.transfers,
 }
 
 
