@@ -111,13 +111,20 @@ class S3Server:
 
     def make_bucket(self, name: str) -> None:
         """Make a bucket."""
+        self._client().create_bucket(Bucket=name)
+
+    def read(self, bucket: str, key: str) -> bytes:
+        """What the server itself keeps under a key."""
+        found: bytes = self._client().get_object(Bucket=bucket, Key=key)["Body"].read()
+        return found
+
+    def _client(self) -> Any:
         import boto3
 
-        client = boto3.client(
+        return boto3.client(
             "s3",
             endpoint_url=self.endpoint,
             aws_access_key_id=KEY,
             aws_secret_access_key=SECRET,
             region_name="us-east-1",
         )
-        client.create_bucket(Bucket=name)

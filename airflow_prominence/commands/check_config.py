@@ -13,6 +13,7 @@ from airflow.configuration import conf
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from airflow_prominence.commands.storage import storage_problems
 from airflow_prominence.dags.names import API_BUNDLE
 from airflow_prominence.store.phases import NODE_UP
 from airflow_prominence.store.tables import Node
@@ -21,7 +22,12 @@ _HERE = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def check_config(args: argparse.Namespace) -> None:
-    found = [*settings_problems(_Configuration()), *_database_problems(), *_processor_problems(_command_lines())]
+    found = [
+        *settings_problems(_Configuration()),
+        *storage_problems(),
+        *_database_problems(),
+        *_processor_problems(_command_lines()),
+    ]
     for problem in found:
         print(problem)
     if found:

@@ -102,8 +102,11 @@ class S3Store(ObjectStore):
     def _entries(self, start: str) -> Iterator[dict[str, Any]]:
         more: dict[str, str] = {}
         while True:
-            with self._asking():
-                page = self._files.call_s3("list_objects_v2", Bucket=self._bucket, Prefix=start, **more)
+            try:
+                with self._asking():
+                    page = self._files.call_s3("list_objects_v2", Bucket=self._bucket, Prefix=start, **more)
+            except NoSuchObject:
+                raise StoreUnavailable(f"there is no bucket {self._bucket}") from None
             yield from page.get("Contents", ())
             if not page.get("IsTruncated"):
                 return

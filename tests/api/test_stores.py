@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from airflow_prominence.commands.storage import bucket_problems
 from airflow_prominence.objects import (
     BadKey,
     ChecksumMismatch,
@@ -60,8 +61,11 @@ def s3(database: Any) -> Iterator[S3Server]:
 
 
 def bucket(connection: str, prefix: str = "batch", endpoint: str = "") -> ObjectStore:
-    place = parse_place(f"s3://{connection}@{BUCKET}/{prefix}")
-    return store_of(StorageSettings(place, endpoint, "https://users/api/v1", "https://nodes/api/v1", "secret"))
+    return store_of(stored_at(f"s3://{connection}@{BUCKET}/{prefix}", endpoint))
+
+
+def stored_at(place: str, endpoint: str = "") -> StorageSettings:
+    return StorageSettings(parse_place(place), endpoint, "https://users/api/v1", "https://nodes/api/v1", "secret")
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -272,6 +276,15 @@ def test_a_key_that_may_only_read_writes_nothing(s3: S3Server, folder: str, outs
 def test_a_connection_that_is_not_there_is_told(s3: S3Server) -> None:
     with pytest.raises(StoreUnavailable, match="no_such_connection"):
         bucket("no_such_connection").list("uploads")
+
+
+def test_check_config_says_why_a_bucket_cannot_be_used(s3: S3Server) -> None:
+    assert list(bucket_problems(stored_at(f"s3://store_all@{BUCKET}/batch"))) == []
+    for place in (f"store_wrong@{BUCKET}", "store_all@no-such-bucket", f"no_such_connection@{BUCKET}"):
+        [problem] = bucket_problems(stored_at(f"s3://{place}"))
+        assert problem.startswith("[prominence] object_storage: the bucket does not answer (")
+        assert problem.endswith(": mend the option, or the Airflow connection that it names.")
+        assert "not the secret" not in problem
 
 
 def test_the_routes_work_on_a_bucket(

@@ -1,0 +1,98 @@
+"""A stack that keeps its objects in a bucket: the real client and the node both go there by themselves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import keep_logs
+from tests.integration.stacks import Stack
+from tests.s3 import S3Server
+
+BUCKET = "prominence"
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3Server]:
+    server = S3Server()
+    try:
+        server.start()
+        server.make_bucket(BUCKET)
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture(scope="module")
+def bucket_stack(request: pytest.FixtureRequest, s3: S3Server) -> Iterator[Stack]:
+    """Set up as an admin would: an option, and a connection in Airflow."""
+    home = Path(tempfile.mkdtemp(prefix="prominence-s3-stack-"))
+    home.chmod(0o755)
+    running = Stack(home, {"AIRFLOW__PROMINENCE__OBJECT_STORAGE": f"s3://science_store@{BUCKET}/batch"})
+    try:
+        running.up()
+        given = s3.connection()
+        added = running.run_airflow(
+            *("connections", "add", "science_store", "--conn-type", given["conn_type"]),
+            *("--conn-login", given["login"], "--conn-password", given["password"]),
+            *("--conn-extra", json.dumps(given["extra"])),
+        )
+        assert added.code == 0, added
+        yield running
+    finally:
+        running.stop()
+        if request.session.testsfailed:
+            keep_logs(running)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def test_uploads_are_in_the_bucket_and_reach_jobs(bucket_stack: Stack, s3: S3Server, tmp_path: Path) -> None:
+    line = os.urandom(16).hex()
+    stack, data = bucket_stack, f"{line}\n".encode() + os.urandom(5 << 20)
+    (tmp_path / "data").write_bytes(data)
+    done = stack.run_cli("upload", "--name", "my data.bin", "--filename", "data", cwd=tmp_path)
+    assert (done.code, done.stdout) == (0, "Success\n"), done
+    assert s3.read(BUCKET, "batch/uploads/demo/my data.bin") == data
+    wrong = hashlib.sha256(b"another").hexdigest()
+    refused = stack.run_cli("upload", "--name", "x", "--filename", "data", "--checksum", wrong, cwd=tmp_path)
+    assert (refused.code, "400" in refused.stdout) == (1, True), refused
+    assert stack.run_cli("ls", cwd=tmp_path).stdout == "my data.bin\n"
+    assert stack.run_cli("ls", cwd=tmp_path, token=stack.other_token).stdout == ""
+    listed = stack.run_cli("ls", "-l", cwd=tmp_path).stdout
+    assert re.fullmatch(r"my data\.bin +5242913 +\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\n", listed), listed
+    made = stack.run_cli(
+        "create",
+        "--artifact",
+        "my data.bin",
+        stack.image,
+        "sh -c 'read -r line <\"my data.bin\"; echo $line'",
+        cwd=tmp_path,
+    )
+    [job] = re.findall(r"^Job created with id (\d+)$", made.stdout, re.MULTILINE)
+    described = stack.wait(int(job))
+    assert (described["status"], described["execution"]["tasks"][0]["exitCode"]) == ("completed", 0), described
+    assert stack.stdout(int(job)).decode() == f"{line}\n"
+    assert not [path for path in stack.places.objects.rglob("*") if path.is_file()]
+    done = stack.run_cli("rm", "my data.bin", cwd=tmp_path)
+    assert (done.code, done.stdout) == (0, "Success\n"), done
+    assert stack.run_cli("ls", cwd=tmp_path).stdout == ""
+
+
+def test_check_config_asks_the_bucket(bucket_stack: Stack, s3: S3Server) -> None:
+    assert "object_storage" not in bucket_stack.run_airflow("prominence", "check-config").stdout
+    s3.stop()
+    checked = bucket_stack.run_airflow("prominence", "check-config")
+    assert (checked.code, "object_storage: the bucket does not answer" in checked.stdout) == (1, True), checked
+    with bucket_stack.client() as client:
+        answer = client.get("/data")
+    assert (answer.status_code, "does not answer at the moment" in answer.text) == (503, True)
+    s3.start()
+    assert bucket_stack.run_cli("ls", cwd=bucket_stack.places.home).code == 0
