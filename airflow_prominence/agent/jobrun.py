@@ -12,7 +12,7 @@ from typing import Any, Mapping
 from . import current, facts, spool, stage
 from .assignment import Assignment, Task
 from .cgroup import Cgroup
-from .images.model import Image
+from .images.model import Image, Stored
 from .images.sources import Sources
 from .limits import DiskWatch
 from .node import Node
@@ -83,7 +83,7 @@ class Job:
         self._reports = reports
         self._tasks = [TaskState() for _ in assignment.tasks]
         sources = Sources(node.insecure, node.ca_file, assignment.allowed)
-        self._images = Images(node, sources, lambda work: supervisor.guarded(Call(work, paths.marker)), lambda _: None)
+        self._images = Images(node, sources, lambda work: supervisor.guarded(Call(work, paths.marker)), self._stored)
         self._folders: stage.JobFolders | None = None
         self._stage_in_s = 0.0
         self._storage: Attachment | None = None
@@ -147,6 +147,12 @@ class Job:
         except OSError as error:
             raise JobFailed(MOUNT_FAILED, f"Storage could not be mounted: {error.strerror}") from error
         self._stage_in_s += time.monotonic() - began
+
+    def _stored(self, path: str) -> Stored | None:
+        found = None if self._storage is None else self._storage.host_path(path)
+        if self._storage is None or found is None:
+            return None
+        return Stored(found, (self._user.uid, self._user.gid) if self._user.own else None, self._storage.scope)
 
     def _detach(self) -> None:
         left = [] if self._storage is None else self._storage.detach()

@@ -76,12 +76,11 @@ class Images:
         if self._cache is None:
             self._cache = self._node.cache(self._sources)
         cache = self._cache
-        wanted = self._wanted(task)
 
         def pull() -> dict[str, Any]:
             lines: list[str] = []
             try:
-                image, status = self._node.runtime(command).pull(wanted, cache, lines.append)
+                image, status = self._node.runtime(command).pull(self._wanted(task), cache, lines.append)
             except PullError as error:
                 return {"failed": error.last_line, "lines": lines[-_LINES:]}
             except RuntimeUnavailable as error:

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from airflow_prominence import documents, tokens
-from airflow_prominence.api import staging
+from airflow_prominence.api import images, staging
 from airflow_prominence.api.settings import settings
 from airflow_prominence.api.submission import secrets_restored
 from airflow_prominence.store.submission import secrets_of
@@ -49,16 +49,15 @@ def assignment(session: Session, lease: Lease) -> dict[str, Any]:
         ],
         "artifacts": staging.artifacts(job, parsed),
         "storage": _storage(parsed.storage),
-        "tasks": [_task(task, substitutions) for task in parsed.tasks],
+        "tasks": [_task(job, parsed, task, substitutions) for task in parsed.tasks],
         "task_retries": parsed.policies.maximum_task_retries,
         "ignore_task_failures": parsed.policies.ignore_task_failures,
         "env": _environment(job, lease),
     }
 
 
-def _task(task: documents.Task, substitutions: dict[str, str]) -> dict[str, Any]:
+def _task(job: Job, parsed: documents.Job, task: documents.Task, substitutions: dict[str, str]) -> dict[str, Any]:
     argv = documents.task_argv(task, substitutions)
-    credential = task.credential
     return {
         "image": task.image,
         "runtime": task.runtime,
@@ -66,8 +65,9 @@ def _task(task: documents.Task, substitutions: dict[str, str]) -> dict[str, Any]
         "env": dict(task.env),
         "workdir": documents.task_workdir(task, substitutions),
         "type": task.type,
-        "credential": None if credential is None else {"username": credential.username, "token": credential.token},
+        "app": task.app,
         "mpi": None,
+        **images.source(job, parsed, task),
     }
 
 

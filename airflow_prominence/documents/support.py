@@ -28,20 +28,10 @@ JOB_GAPS: Final[tuple[tuple[str, Callable[[Job], object]], ...]] = (
 
 TASK_GAPS: Final[tuple[tuple[str, Callable[[Task], object]], ...]] = (
     ("procsPerNode", lambda task: task.procs_per_node),
-    ("imageSha256", lambda task: task.image_sha256),
-    ("app", lambda task: task.app),
     ("stdout", lambda task: task.stdout),
 )
 
 SUPPORTED_TASK_TYPES: Final = frozenset({"basic", "sidecar"})
-
-UNSUPPORTED_IMAGES: Final[tuple[tuple[str, Callable[[str], bool]], ...]] = (
-    ("Singularity Hub images", lambda image: image.startswith("shub://")),
-    ("Singularity image files", lambda image: _file_part(image).endswith((".sif", ".simg"))),
-    ("images on attached storage", lambda image: image.startswith("/")),
-    ("uploaded images", lambda image: "://" not in image and image.endswith((".tar", ".tgz"))),
-)
-"""Kinds of images, and how their names are told."""
 
 
 def unsupported(job: Job) -> str | None:
@@ -57,11 +47,4 @@ def unsupported(job: Job) -> str | None:
         for key, wanted in TASK_GAPS:
             if wanted(task):
                 return f"tasks[{index}].{key}: {_NOT_YET}"
-        for kind, matches in UNSUPPORTED_IMAGES:
-            if matches(task.image):
-                return f"tasks[{index}].image: {kind} are not supported yet"
     return None
-
-
-def _file_part(image: str) -> str:
-    return image.partition("?")[0].partition("#")[0] if "://" in image else image

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from airflow_prominence.agent.images.demo import build_demo_image
+
 from .apiserver import Api
 
 HERE = Path(__file__).parent
@@ -142,3 +144,24 @@ def agent(api: Api, folder: Path) -> Iterator[Agent]:
     print(log)
     assert not left, f"processes left behind of {leases}: {left}\n{log}"
     assert "Traceback" not in log, log
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of image archives with the demo image, which needs no registry."""
+    folder = tmp_path_factory.mktemp("images")
+    build_demo_image(str(folder / "demo.tar"))
+    return folder
+
+
+@pytest.fixture
+def node(api: Api, folder: Path, images: Path) -> Iterator[Agent]:
+    """The same with a real container runtime."""
+    runtimes = ["--runtimes", "singularity=bubblewrap,udocker=bubblewrap"]
+    extra = [*runtimes, "--images-dir", str(images), "--engine-dir", str(folder / "engine")]
+    made = Agent(api, folder, [sys.executable, "-m", "airflow_prominence.agent"], extra)
+    made.start()
+    yield made
+    left = made.close()
+    print(made.log.read_text())
+    assert not left

@@ -4,39 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from airflow_prominence.agent.build import build_pyz
-from airflow_prominence.agent.images.demo import DEMO_NAME, build_demo_image, find_busybox
+from airflow_prominence.agent.images.demo import DEMO_NAME, find_busybox
 
 from .apiserver import L1, L2, L3, Api
 from .conftest import Agent, alive, eventually
 from .test_jobs import sh
 
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("images")
-    build_demo_image(str(folder / "demo.tar"))
-    return folder
-
-
-@pytest.fixture
-def node(api: Api, folder: Path, images: Path) -> Iterator[Agent]:
-    runtimes = ["--runtimes", "singularity=bubblewrap,udocker=bubblewrap"]
-    extra = [*runtimes, "--images-dir", str(images), "--engine-dir", str(folder / "engine")]
-    made = Agent(api, folder, [sys.executable, "-m", "airflow_prominence.agent"], extra)
-    made.start()
-    yield made
-    left = made.close()
-    print(made.log.read_text())
-    assert not left
 
 
 def task(script: str, runtime: str = "singularity") -> dict[str, object]:

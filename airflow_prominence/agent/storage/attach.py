@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from typing import Any, Callable
 
@@ -55,6 +57,12 @@ class Attachment:
     def binds(self) -> list[tuple[str, str]]:
         """(folder on the node, path in the container), for each of the job's containers."""
         return [(self._place.point, self._volume.mountpoint)]
+
+    @property
+    def scope(self) -> str:
+        """The same for those jobs only that give the same account for the same storage; tells nothing of it."""
+        said = json.dumps([self._volume.kind, dict(self._volume.account)], sort_keys=True)
+        return hashlib.sha256(said.encode()).hexdigest()
 
     def host_path(self, path: str) -> str | None:
         """Where a container's absolute path is on the node; None if that is not on the volume.

@@ -51,17 +51,7 @@ ONEDATA = {"type": "onedata", "mountpoint": "/data", "onedata": {"provider": "p"
         (second_task(type="openmpi"), 'tasks[1].type: "openmpi" is not supported yet'),
         (second_task(type="mpich"), 'tasks[1].type: "mpich" is not supported yet'),
         (second_task(procsPerNode=1), "tasks[1].procsPerNode: is not supported yet"),
-        (second_task(app="a"), "tasks[1].app: is not supported yet"),
         (second_task(stdout="a"), "tasks[1].stdout: is not supported yet"),
-        (second_task(imageSha256="a" * 64), "tasks[1].imageSha256: is not supported yet"),
-        (second_task(image="shub://a/b"), "tasks[1].image: Singularity Hub images are not supported yet"),
-        (
-            second_task(image="https://a.example/b.sif?x=1"),
-            "tasks[1].image: Singularity image files are not supported yet",
-        ),
-        (second_task(image="b.simg"), "tasks[1].image: Singularity image files are not supported yet"),
-        (second_task(image="/data/b"), "tasks[1].image: images on attached storage are not supported yet"),
-        (second_task(image="b.tar"), "tasks[1].image: uploaded images are not supported yet"),
     ],
 )
 def test_not_yet(document: dict[str, Any], sentence: str) -> None:
@@ -112,6 +102,11 @@ def test_not_yet(document: dict[str, Any], sentence: str) -> None:
             imagePullCredential={"username": "u", "token": "t"},
         ),
         second_task(image="https://a.example/b.tar"),
+        second_task(image="https://a.example/b.sif?x=1", imageSha256="a" * 64, app="a"),
+        second_task(image="shub://a/b"),
+        second_task(image="b.simg"),
+        second_task(image="b.tar"),
+        second_task(image="/data/b"),
         second_task(type="sidecar"),
     ],
 )
