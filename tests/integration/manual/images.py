@@ -9,6 +9,7 @@ from pathlib import Path
 
 from airflow_prominence.agent.images.build import Entry, ImageConfig, layer, write_archive
 from airflow_prominence.agent.images.demo import base_entries, host_entries, libraries
+from tests.runtimes.sifwriter import sif, squashfs
 
 _PATH = "/usr/local/bin:/usr/bin:/bin"
 _PROGRAMS = ("bash", "sh", "cat", "date", "du", "echo", "env", "ls", "mkdir", "pwd", "sleep", "touch", "true")
@@ -54,6 +55,11 @@ def make_python_image(folder: Path) -> str:
     """Write an archive with a Python and a few programs into a node's folder of images; its name."""
     _write(folder, PYTHON, base_entries() + host_entries(_PROGRAMS) + _python())
     return PYTHON
+
+
+def make_singularity_image() -> bytes:
+    """A Singularity image of the same programs."""
+    return sif(squashfs(base_entries() + host_entries(_PROGRAMS)))
 
 
 def make_private_layer() -> bytes:

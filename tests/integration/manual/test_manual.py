@@ -22,7 +22,7 @@ import yaml
 
 from airflow_prominence.standalone import settings
 from tests import webdav
-from tests.integration.manual.images import config_of_private, make_images, make_private_layer
+from tests.integration.manual.images import config_of_private, make_images, make_private_layer, make_singularity_image
 from tests.integration.stacks import Ended, Stack, until
 from tests.runtimes.registry import Registry
 from tests.webdav import WebDav
@@ -136,7 +136,7 @@ def _tgz(_: Desk) -> bytes:
     return out.getvalue()
 
 
-_MADE = {"tgz": _tgz}
+_MADE = {"sif": lambda _: make_singularity_image(), "tgz": _tgz}
 
 
 class _Quiet(SimpleHTTPRequestHandler):
