@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 from dataclasses import dataclass, field
 from typing import Any, Mapping
 
@@ -35,6 +36,32 @@ class Artifact:
 
 
 @dataclass(frozen=True)
+class Output:
+    """A file or folder to be stored; `name` is as the document wrote it, a path or pattern below the job's home."""
+
+    kind: str
+    name: str
+
+    @property
+    def is_folder(self) -> bool:
+        return self.kind == "dir"
+
+    @property
+    def file(self) -> str:
+        """Its name in the store, unless it is a pattern."""
+        return posixpath.basename(posixpath.normpath(self.name)) + (".tgz" if self.is_folder else "")
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What is stored after the tasks, in which folder of the object store, and where to ask for URLs."""
+
+    wanted: tuple[Output, ...]
+    folder: str
+    url: str
+
+
+@dataclass(frozen=True)
 class Credential:
     username: str
     token: str
@@ -53,6 +80,7 @@ class Task:
     image_url: str | None = None  # where the user's uploaded image is
     image_refusal: str | None = None  # why the image may not be had, found out when the job was placed
     app: str | None = None
+    stdout: str | None = None  # below the home, where a copy of its standard output goes
 
     @property
     def is_sidecar(self) -> bool:
@@ -80,6 +108,7 @@ class Assignment:
     owner: str
     inputs: tuple[Input, ...]
     artifacts: tuple[Artifact, ...]
+    outputs: Outputs
     tasks: tuple[Task, ...]
     task_retries: int
     ignore_task_failures: bool
@@ -135,7 +164,7 @@ def _task(index: int, raw: Any) -> Task:
         workdir=workdir,
         type=kind,
         credential=credential,
-        **{key: _text_or_none(where, raw, key) for key in ("sha256", "image_url", "image_refusal", "app")},
+        **{key: _text_or_none(where, raw, key) for key in ("sha256", "image_url", "image_refusal", "app", "stdout")},
     )
 
 
@@ -162,6 +191,21 @@ def _artifact(index: int, raw: Any) -> Artifact:
         sha256=None if sha256 is None else str(sha256),
         ours=raw.get("ours") is True,
     )
+
+
+def _outputs(raw: Mapping[str, Any]) -> Outputs:
+    wanted: list[Output] = []
+    for index, item in enumerate(raw.get("outputs") or []):
+        where = f"outputs[{index}]."
+        output = Output(_get(where, item, "kind", str), _get(where, item, "name", str))
+        if output.kind not in ("file", "dir"):
+            raise BadAssignment(f"{where}kind: must be file or dir")
+        if output.name.startswith("/") or "\0" in output.name or ".." in output.name.split("/"):
+            raise BadAssignment(f"{where}name: must be a path below the job's home")
+        wanted.append(output)
+    if not wanted:
+        return Outputs((), "", "")
+    return Outputs(tuple(wanted), _get("", raw, "outputs_folder", str), _get("", raw, "output_url", str))
 
 
 def _check_name(where: str, name: str) -> None:
@@ -224,6 +268,7 @@ def parse(text: str) -> Assignment:
         owner=str(raw.get("owner") or ""),
         inputs=tuple(inputs),
         artifacts=tuple(_artifact(index, item) for index, item in enumerate(raw.get("artifacts") or [])),
+        outputs=_outputs(raw),
         tasks=tuple(_task(index, item) for index, item in enumerate(_get("", raw, "tasks", list))),
         task_retries=int(raw.get("task_retries") or 0),
         ignore_task_failures=bool(raw.get("ignore_task_failures")),

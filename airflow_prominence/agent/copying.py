@@ -14,15 +14,16 @@ _LONGEST = 1 << 20
 
 
 class Copy:
-    """One pipe's reading end, and the file it goes to.
+    """One pipe's reading end, the file it goes to, and one that gets all of it beside that.
 
     Where other work writes to the same file, whole lines are appended at once, as if all of it had the file open
     itself: a pipe's reader sees pieces that its writer never made.
     """
 
-    def __init__(self, source: int, target: int, shared: bool) -> None:
+    def __init__(self, source: int, target: int, shared: bool, beside: int | None = None) -> None:
         self.source = source
         self.target = target
+        self.beside = beside
         self.discarded = False
         self._shared = shared
         self._held = b""
@@ -43,6 +44,8 @@ class Copy:
         return True
 
     def _take(self, data: bytes) -> None:
+        if self.beside is not None:
+            _write_all(self.beside, data)
         whole = self._held + data
         cut = whole.rfind(b"\n") + 1 if self._shared and len(whole) < _LONGEST else len(whole)
         self._write(whole[:cut])

@@ -60,7 +60,7 @@ class Guarded:
             self._files[name] = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         parent = os.getpid()
         ends = (self._pipes["stdout"][1], self._pipes["stderr"][1])
-        copies = [Copy(self._pipes[name][0], self._files[name], shared=not alone) for name in spool.STREAMS]
+        copies = [self._copy(name, shared=not alone) for name in spool.STREAMS]
         uid = user.uid if user.own and alone else None
 
         def body() -> int:
@@ -71,12 +71,16 @@ class Guarded:
 
         keep = [self._theirs.fileno(), *ends]
         for copy in copies:
-            keep += [copy.source, copy.target]
+            keep += [copy.source, copy.target, *([] if copy.beside is None else [copy.beside])]
         self.pid = forks.fork(body, keep=keep)
         Process.of(self.pid).write(self._file, sync=False)
         self._theirs.close()
         for end in ends:
             os.close(end)
+
+    def _copy(self, name: str, shared: bool) -> Copy:
+        beside = self.work.copy_to if name == "stdout" else None
+        return Copy(self._pipes[name][0], self._files[name], shared, beside)
 
     # -- what it says
 
@@ -149,10 +153,12 @@ class Guarded:
         """Keep the output that a dead guard has left in its pipes; everything that wrote to them is dead."""
         for name, (out, _) in self._pipes.items():
             os.set_blocking(out, False)
-            Copy(out, self._files[name], shared=False).finish()
+            self._copy(name, shared=False).finish()
 
     def close(self) -> None:
         self._control.close()
         for name in spool.STREAMS:
             os.close(self._pipes[name][0])
             os.close(self._files[name])
+        if self.work.copy_to is not None:
+            os.close(self.work.copy_to)

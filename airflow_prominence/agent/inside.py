@@ -7,14 +7,16 @@ import os
 import time
 from typing import Callable
 
-from . import current, enter, linux, snapshot
+from . import current, enter, linux
 from .cgroup import Cgroup
 from .node import Node
 from .order import Order, OrderPaths
+from .pack import TooLarge, pack
 from .paths import LeasePaths, Process
 from .runtimes.base import HOME, TMP, ContainerError, Launch, RuntimeUnavailable
 from .users import User
 from .wire import encode
+from .within import NotThere
 from .work import Work, execute
 
 NOT_RUNNING = "Job is not running"
@@ -116,9 +118,11 @@ class Archive(Work):
             answer = {}
             try:
                 with os.fdopen(self._target, "wb", closefd=False) as target:
-                    snapshot.write(roots, self._order.path, self._order.name, target, self._order.limit)
-            except snapshot.NoSnapshot as error:
+                    pack(roots, self._order.path, self._order.name, target, self._order.limit)
+            except NotThere as error:
                 answer = {"error": str(error)}
+            except TooLarge as error:
+                answer = {"error": f"the snapshot {error}, which is the limit here"}
             except OSError as error:
                 answer = {"error": f"the node can't keep the snapshot: {error.strerror}"}
             os.write(out, encode(answer) + b"\n")

@@ -22,6 +22,9 @@ from .runtimes.base import HOME, TMP, ContainerSpec, RuntimeUnavailable
 from .sidecars import Sidecars
 from .staging.artifacts import DOWNLOAD_FAILED, StagingFailed
 from .staging.incoming import Incoming, check_mount
+from .staging.outgoing import Outgoing
+from .staging.outputs import NOT_STORED
+from .staging.tree import FOLDER, Tree, Unsafe, parts_of
 from .storage.attach import MOUNT_FAILED, Attachment
 from .storage.model import Unmountable
 from .supervise import WALLTIME_GRACE_S, GuardFailed, Interrupted, Supervisor
@@ -83,9 +86,11 @@ class Job:
         self._reports = reports
         self._tasks = [TaskState() for _ in assignment.tasks]
         sources = Sources(node.insecure, node.ca_file, assignment.allowed)
-        self._images = Images(node, sources, lambda work: supervisor.guarded(Call(work, paths.marker)), self._stored)
+        self._images = Images(
+            node, sources, lambda work: supervisor.guarded(Call(work, paths.marker)), self._in_storage
+        )
         self._folders: stage.JobFolders | None = None
-        self._stage_in_s = 0.0
+        self._stage_in_s = self._stage_out_s = 0.0
         self._storage: Attachment | None = None
         if assignment.storage is not None:
             self._storage = Attachment(
@@ -108,31 +113,49 @@ class Job:
     def _outcome(self) -> Outcome:
         try:
             try:
-                outcome = Outcome("completed", "", self._steps())
+                self._stage_in()
+                self._attach()
+                for index, task in enumerate(self._assignment.tasks):
+                    self._pull(index, task)
             except JobFailed as failure:
-                outcome = self._failed(failure)
-            try:
-                self._sidecars.end()
-                self._detach()
-            except JobFailed as failure:
-                outcome = self._failed(failure)
+                return self._parted(self._failed(failure))
+            return self._parted(self._stored(self._ran()))
         except GuardFailed as failure:
             self._reports.add("log", {"message": str(failure)})
             return Outcome("failed", EXEC_FAILED, False)
         except Interrupted as interruption:
-            return Outcome(interruption.status, interruption.reason, False, interruption.stale)
-        return outcome
+            return _ended_by(interruption)
+
+    def _ran(self) -> Outcome:
+        """How the tasks went; nothing of them is left. Raises when nothing may follow them."""
+        try:
+            return Outcome("completed", "", self._run_tasks())
+        except JobFailed as failure:
+            self._sidecars.end()
+            return self._failed(failure)
+        except Interrupted as interruption:
+            if not interruption.limit:
+                raise
+            self._supervisor.go_on_after(interruption)
+            self._sidecars.end()
+            return _ended_by(interruption)
 
     def _failed(self, failure: JobFailed) -> Outcome:
         self._reports.add("log", {"message": failure.message})
         return Outcome("failed", failure.reason, False)
 
-    def _steps(self) -> bool:
-        self._stage_in()
-        self._attach()
-        for index, task in enumerate(self._assignment.tasks):
-            self._pull(index, task)
-        return self._run_tasks()
+    def _stored(self, ran: Outcome) -> Outcome:
+        """The same when the outputs are stored; what is missing counts against a job that has come to its end."""
+        try:
+            reason = self._stage_out()
+        except GuardFailed as failure:
+            self._reports.add("log", {"message": f"Storing outputs: {failure}"})
+            reason = NOT_STORED
+        except Interrupted as interruption:
+            if ran.status != "completed" and not (interruption.asked or interruption.stale):
+                return ran
+            return _ended_by(interruption)
+        return Outcome("failed", reason, False) if reason and ran.status == "completed" else ran
 
     # -- storage
 
@@ -148,17 +171,21 @@ class Job:
             raise JobFailed(MOUNT_FAILED, f"Storage could not be mounted: {error.strerror}") from error
         self._stage_in_s += time.monotonic() - began
 
-    def _stored(self, path: str) -> Stored | None:
+    def _in_storage(self, path: str) -> Stored | None:
         found = None if self._storage is None else self._storage.host_path(path)
         if self._storage is None or found is None:
             return None
         return Stored(found, (self._user.uid, self._user.gid) if self._user.own else None, self._storage.scope)
 
-    def _detach(self) -> None:
-        left = [] if self._storage is None else self._storage.detach()
-        if left:
-            names = ", ".join(left[:5]) + (" and more" if len(left) > 5 else "")
-            raise JobFailed(SAVE_FAILED, f"Storage: {len(left)} files could not be stored on the server: {names}")
+    def _parted(self, outcome: Outcome) -> Outcome:
+        """The same when the storage has all that was written to it; that of a job that was killed is gone already."""
+        left = [] if self._storage is None or outcome.status == "killed" else self._storage.detach()
+        if not left:
+            return outcome
+        names = ", ".join(left[:5]) + (" and more" if len(left) > 5 else "")
+        return self._failed(
+            JobFailed(SAVE_FAILED, f"Storage: {len(left)} files could not be stored on the server: {names}")
+        )
 
     # -- stage in and pull
 
@@ -198,6 +225,22 @@ class Job:
     def give_up_images(self) -> None:
         """Say that this job's images may be evicted."""
         self._images.close()
+
+    # -- stage out
+
+    def _stage_out(self) -> str | None:
+        """The contract's reason why not all of the outputs could be stored, if so."""
+        if not self._assignment.outputs.wanted or self._folders is None:
+            return None
+        began = time.monotonic()
+        outgoing = Outgoing(self._paths, self._assignment, self._user, self._node, self._supervisor, self._reports)
+        reason = outgoing.store(self._folders, self._roots(self._folders))
+        self._stage_out_s = time.monotonic() - began
+        return reason
+
+    def _roots(self, folders: stage.JobFolders) -> dict[str, str]:
+        """The container's paths that are the job's own folders, with the node's."""
+        return {path: host for host, path in [(folders.home, HOME), (folders.tmp, TMP), *self._mounted(folders.home)]}
 
     # -- tasks
 
@@ -250,7 +293,24 @@ class Job:
         spec = self._spec(index, task, attempt)
         with open(self._paths.containers, "a", encoding="utf-8") as handle:
             handle.write(json.dumps({"runtime": runtime.name, "name": spec.name}) + "\n")
-        return Container(runtime, spec, self._group.part(spec.name), self._paths.marker)
+        also = self._stdout_copy(index, task)
+        return Container(runtime, spec, self._group.part(spec.name), self._paths.marker, also)
+
+    def _stdout_copy(self, index: int, task: Task) -> int | None:
+        """A new file in the job's home for what the task is to write there, too."""
+        if task.stdout is None or self._folders is None:
+            return None
+        user = self._user
+        home = os.open(self._folders.home, FOLDER)
+        tree = Tree(home, (user.uid, user.gid) if user.own else None)
+        try:
+            return tree.create(parts_of(task.stdout), 0o644)
+        except (Unsafe, OSError) as error:
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            raise JobFailed(EXEC_FAILED, f"tasks[{index}].stdout: {task.stdout} can't be written, {why}") from error
+        finally:
+            tree.close()
+            os.close(home)
 
     def _try(self, index: int, task: Task, attempt: int, deadline: float) -> int:
         work = self._container(index, task, attempt)
@@ -268,7 +328,7 @@ class Job:
             raise JobFailed(EXEC_FAILED, str(result["error"]))
         self._used(index, attempt, result)
         if self._group.oom_kills():
-            raise Interrupted("killed", "Job used too much memory")
+            raise Interrupted("killed", "Job used too much memory", limit=True)
         return int(result["code"])
 
     def _used(self, index: int, attempt: int, result: Mapping[str, Any]) -> None:
@@ -308,7 +368,11 @@ class Job:
 
     def _binds(self, home: str) -> list[tuple[str, str]]:
         """The volume, and what artifacts are mounted at: each folder there and, so that nobody can move it, at home."""
-        binds: list[tuple[str, str]] = [] if self._storage is None else self._storage.binds
+        volume = [] if self._storage is None else self._storage.binds
+        return [*volume, *self._mounted(home)]
+
+    def _mounted(self, home: str) -> list[tuple[str, str]]:
+        binds: list[tuple[str, str]] = []
         for artifact in self._assignment.artifacts:
             if artifact.mount is not None:
                 folder, path = artifact.mount
@@ -361,6 +425,8 @@ class Job:
         }
         if self._stage_in_s > 0:
             found["stageInTime"] = round(self._stage_in_s, 3)
+        if self._stage_out_s > 0:
+            found["stageOutTime"] = round(self._stage_out_s, 3)
         return found
 
     def _max_memory_kb(self) -> int:
@@ -368,6 +434,10 @@ class Job:
         candidates.append(self._supervisor.memory.peak_kb)
         candidates.append(self._group.peak_kb() or 0)
         return max(candidates)
+
+
+def _ended_by(interruption: Interrupted) -> Outcome:
+    return Outcome(interruption.status, interruption.reason, False, interruption.stale)
 
 
 def _whole(number: float) -> float:

@@ -28,14 +28,29 @@ EVICTED = "Job was evicted"
 
 
 class Interrupted(Exception):
-    """The job must end now; by the time this is raised everything of it is dead."""
+    """The job must end now; by the time this is raised everything of it is dead.
 
-    def __init__(self, status: str, reason: str, grace_s: float = 0.0, stale: bool = False) -> None:
+    `stale`: it is nobody's any more. `asked`: somebody wants its end, who counts more than a limit. `limit`: it has
+    passed one of its own limits, and what it has made until then is wanted.
+    """
+
+    def __init__(
+        self,
+        status: str,
+        reason: str,
+        grace_s: float = 0.0,
+        *,
+        stale: bool = False,
+        asked: bool = False,
+        limit: bool = False,
+    ) -> None:
         super().__init__(reason)
         self.status = status
         self.reason = reason
         self.grace_s = grace_s
         self.stale = stale
+        self.asked = asked
+        self.limit = limit
 
 
 class GuardFailed(Exception):
@@ -103,7 +118,7 @@ class Supervisor:
         for line in lines:
             message = json.loads(line)
             if "stop" in message:
-                self.interrupt(Interrupted("killed", str(message["stop"]), WALLTIME_GRACE_S))
+                self.interrupt(Interrupted("killed", str(message["stop"]), WALLTIME_GRACE_S, asked=True))
             elif "full" in message:
                 self._discard[str(message["full"])] = True
 
@@ -129,12 +144,18 @@ class Supervisor:
             self.interrupt(Interrupted("failed", EVICTED, WALLTIME_GRACE_S))
         else:
             grace = float(wanted.get("grace_s") or 0.0)
-            self.interrupt(Interrupted("killed", str(wanted.get("why") or "stopped"), grace))
+            self.interrupt(Interrupted("killed", str(wanted.get("why") or "stopped"), grace, asked=True))
 
     def interrupt(self, interruption: Interrupted) -> None:
-        """Have the job end; of several reasons the first counts."""
-        if self._interruption is None or interruption.stale:
+        """Have the job end; of several reasons the first counts, but before a limit what somebody wants."""
+        before = self._interruption
+        if before is None or interruption.stale or (interruption.asked and not (before.asked or before.stale)):
             self._interruption = interruption
+
+    def go_on_after(self, interruption: Interrupted) -> None:
+        """Let there be more guarded work, for what is done after a job that has passed a limit."""
+        if self._interruption is interruption:
+            self._interruption = None
 
     # -- events
 
@@ -290,15 +311,15 @@ class Supervisor:
     def _check_limits(self, deadline: float | None) -> None:
         now = time.monotonic()
         if deadline is not None and now >= deadline:
-            self.interrupt(Interrupted("killed", "Walltime limit exceeded", WALLTIME_GRACE_S))
+            self.interrupt(Interrupted("killed", "Walltime limit exceeded", WALLTIME_GRACE_S, limit=True))
         counted = [guarded for guarded in self._running if guarded.limited]
         if not counted or now < self._next_sample:
             return
         self._next_sample = now + SAMPLE_S
         if self._group.oom_kills() or (self._watched(counted) and self._memory_exceeded(counted)):
-            self.interrupt(Interrupted("killed", "Job used too much memory"))
+            self.interrupt(Interrupted("killed", "Job used too much memory", limit=True))
         if self.disk is not None and self.disk.exceeded([guarded.pid for guarded in counted]):
-            self.interrupt(Interrupted("killed", "Job used too much disk"))
+            self.interrupt(Interrupted("killed", "Job used too much disk", limit=True))
 
     def _watched(self, counted: list[Guarded]) -> bool:
         return not self._group.limits_memory or any(guarded.work.regroups for guarded in counted)

@@ -28,6 +28,8 @@ class Work:
     regroups = False
     #: Where the memory of its processes is told from that of what starts them.
     resident: Resident | None = None
+    #: Where its standard output goes beside the job's own.
+    copy_to: int | None = None
 
     def begin(self) -> Callable[[int], None]:
         """A function for the forked child; it gets a descriptor to write one line of JSON to, and must not return."""
@@ -66,14 +68,20 @@ class Call(Work):
 
 
 class Container(Work):
-    """One try of one task. `group` is this container's own part of the job's."""
+    """One try of one task. `group` is this container's own part of the job's.
 
-    def __init__(self, runtime: Runtime, spec: ContainerSpec, group: Cgroup, marker: str) -> None:
+    `copy_to` is a descriptor that its standard output goes to as well; it is closed with the guard.
+    """
+
+    def __init__(
+        self, runtime: Runtime, spec: ContainerSpec, group: Cgroup, marker: str, copy_to: int | None = None
+    ) -> None:
         self.runtime = runtime
         self.spec = spec
         self.group = group
         self.regroups = runtime.regroups
         self._marker = marker
+        self.copy_to = copy_to
 
     def begin(self) -> Callable[[int], None]:
         self.runtime.prepare(self.spec)

@@ -49,6 +49,7 @@ def assignment(session: Session, lease: Lease) -> dict[str, Any]:
         ],
         "artifacts": staging.artifacts(job, parsed),
         "storage": _storage(parsed.storage),
+        **(staging.outputs(job, parsed) if lease.node_num == 0 else {}),
         "tasks": [_task(job, parsed, task, substitutions) for task in parsed.tasks],
         "task_retries": parsed.policies.maximum_task_retries,
         "ignore_task_failures": parsed.policies.ignore_task_failures,
@@ -66,6 +67,7 @@ def _task(job: Job, parsed: documents.Job, task: documents.Task, substitutions: 
         "workdir": documents.task_workdir(task, substitutions),
         "type": task.type,
         "app": task.app,
+        "stdout": task.stdout,
         "mpi": None,
         **images.source(job, parsed, task),
     }

@@ -1,13 +1,23 @@
-"""What a node fetches for a job before it runs and stores of it afterwards: the assignment's artifacts."""
+"""What a node fetches for a job before it runs and stores of it afterwards, and where users find that."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from airflow_prominence import documents
+from airflow_prominence.api.settings import settings
 from airflow_prominence.api.uploads import find_upload
-from airflow_prominence.objects import INPUT_LIFETIME_S, BadKey, StoreUnavailable, object_store
+from airflow_prominence.objects import (
+    INPUT_LIFETIME_S,
+    OUTPUT_GET_LIFETIME_S,
+    BadKey,
+    StoreUnavailable,
+    object_store,
+    output_key,
+    scratch_folder,
+)
 from airflow_prominence.objects.keys import NotYourGroup, place_of
+from airflow_prominence.store import outputs as stored
 from airflow_prominence.store.tables import Job
 
 
@@ -42,3 +52,28 @@ def _sha256(job: Job, name: str) -> str | None:
     except StoreUnavailable:
         return None
     return None if info is None else info.sha256
+
+
+def outputs(job: Job, parsed: documents.Job) -> dict[str, Any]:
+    """Return what a node must know to store a job's outputs, as JSON values.
+
+    No URLs: a node asks for each when it has the output at hand, so that none is ever too old.
+    """
+    wanted = [{"kind": "file", "name": name} for name in parsed.output_files]
+    wanted += [{"kind": "dir", "name": name} for name in parsed.output_dirs]
+    return {
+        "outputs": wanted,
+        "outputs_folder": scratch_folder(job.uid),
+        "output_url": f"{settings().node_url}/data/output",
+    }
+
+
+def with_urls(view: dict[str, Any], uid: str) -> dict[str, Any]:
+    """Complete a job's description: each output that is stored has a URL that is good for seven days."""
+    for key in stored.KINDS.values():
+        for item in view.get(key, ()):
+            file = item.pop("file", None)
+            item["url"] = (
+                "" if file is None else object_store().url_to_get(output_key(uid, file), OUTPUT_GET_LIFETIME_S)
+            )
+    return view

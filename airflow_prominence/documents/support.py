@@ -15,8 +15,6 @@ JOB_GAPS: Final[tuple[tuple[str, Callable[[Job], object]], ...]] = (
     ("resources.cpusRange", lambda job: job.resources.cpus_range),
     ("resources.cpusOptions", lambda job: job.resources.cpus_options),
     ("resources.totalCpusRange", lambda job: job.resources.total_cpus_range),
-    ("outputFiles", lambda job: job.output_files),
-    ("outputDirs", lambda job: job.output_dirs),
     ("storage.default", lambda job: job.storage is not None and job.storage.default),
     ("storage.directory", lambda job: job.storage is not None and job.storage.directory),
     ("policies.maximumIdleTimePerResource", lambda job: job.policies.maximum_idle_time_per_resource),
@@ -28,7 +26,6 @@ JOB_GAPS: Final[tuple[tuple[str, Callable[[Job], object]], ...]] = (
 
 TASK_GAPS: Final[tuple[tuple[str, Callable[[Task], object]], ...]] = (
     ("procsPerNode", lambda task: task.procs_per_node),
-    ("stdout", lambda task: task.stdout),
 )
 
 SUPPORTED_TASK_TYPES: Final = frozenset({"basic", "sidecar"})

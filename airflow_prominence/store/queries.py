@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, Select, Text, cast, exists, func, select
 from sqlalchemy.orm import Session
 
-from airflow_prominence.store import commands, retention
+from airflow_prominence.store import commands, outputs, retention
 from airflow_prominence.store.phases import DONE, STAGING_IN, reached
 from airflow_prominence.store.retention import Retention
 from airflow_prominence.store.tables import Attempt, Event, Job, Label, Lease, Node, Output
@@ -95,13 +95,17 @@ def summaries(session: Session, want: JobFilter) -> str:
     return "[" + ", ".join(parts) + "]"
 
 
-def details(session: Session, want: JobFilter, keep: Retention) -> list[dict[str, Any]]:
-    """Return the same jobs with everything that is known of them."""
-    return [describe(session, job, keep) for query in _selected(want, Job) for job in session.scalars(query)]
+def jobs(session: Session, want: JobFilter) -> Iterator[Job]:
+    """Yield the same jobs, to be described in full."""
+    for query in _selected(want, Job):
+        yield from session.scalars(query)
 
 
 def describe(session: Session, job: Job, keep: Retention) -> dict[str, Any]:
-    """Return one job in full, as ``GET /jobs/{id}`` shows it, and how long what is left of it is kept."""
+    """Return one job in full, as ``GET /jobs/{id}`` shows it, and how long what is left of it is kept.
+
+    Its outputs have their ``file`` where the API puts a ``url``.
+    """
     document = job.document
     view: dict[str, Any] = {
         "id": job.id,
@@ -112,9 +116,10 @@ def describe(session: Session, job: Job, keep: Retention) -> dict[str, Any]:
     }
     if job.reason:
         view["statusReason"] = job.reason
-    for key in ("labels", "policies", "notifications", "artifacts", "inputs", "storage", "outputFiles", "outputDirs"):
+    for key in ("labels", "policies", "notifications", "artifacts", "inputs", "storage"):
         if key in document:
             view[key] = document[key]
+    view.update(outputs.shown(session, job))
     times = {"createTime": job.created_at, "startTime": job.started_at, "endTime": job.ended_at}
     view["events"] = {name: int(at) for name, at in times.items() if at is not None}
     execution = dict(job.execution or {})

@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from airflow_prominence.store import capacity
+from airflow_prominence.store import capacity, outputs
 from airflow_prominence.store.notify import ask_for_placing, tell, touch
 from airflow_prominence.store.phases import COMPLETED, DONE, OUTCOMES, RUNNING, STAGING_IN, STAGING_OUT
 from airflow_prominence.store.tables import Job, Lease, Node, Output
@@ -27,6 +27,7 @@ _FIELDS: Final[Mapping[str, Mapping[str, tuple[type, ...]]]] = {
     "running": {},
     "task": {"task": (int,), "exit_code": (int,), "wall": (int, float)},
     "stage_out": {},
+    "output": {"name": (str,), "asked": (str,), "kind": (str,), "file": (str,), "size": (int,), "sha256": (str,)},
     "log": {"message": (str,)},
     "end": {"status": (str,)},
 }
@@ -83,6 +84,10 @@ def check_report(job: Job, kind: str, data: Mapping[str, Any]) -> None:
             raise BadReport(f"reports.data.{name}: is missing or of a wrong type in a report of kind {kind}")
     if "task" in fields and not 0 <= data["task"] < len(job.tasks):
         raise BadReport(f"reports.data.task: the job has no task {data['task']}")
+    if kind == "output":
+        fault = outputs.fault(job, data)
+        if fault is not None:
+            raise BadReport(f"reports.data.{fault}")
     if kind == "end":
         execution = data.get("execution") or {}
         tasks = execution.get("tasks", []) if isinstance(execution, dict) else None
@@ -107,6 +112,9 @@ def _apply(session: Session, job: Job, lease: Lease, kind: str, data: Mapping[st
         tell(session, job, kind, "Running", at)
     elif kind == "stage_out":
         enter(session, job, STAGING_OUT, at)
+        tell(session, job, kind, "Staging out", at)
+    elif kind == "output":
+        outputs.note(session, job, data, at)
     else:
         tell(session, job, kind, _sentence(job, kind, data), at)
         touch(session, job)

@@ -284,14 +284,19 @@ class Uptime(Base):
 
 
 class StagedOutput(Base):
-    """An output of a job that lies in the object store; ``name`` is as the document wrote it."""
+    """An output of a job that lies in the object store.
+
+    ``asked`` is what the document wrote, ``name`` the path that it meant, ``file`` its name in the job's folder there.
+    """
 
     __tablename__ = "prominence_staged_output"
 
     job_id: Mapped[int] = mapped_column(ForeignKey("prominence_job.id", ondelete="CASCADE"), primary_key=True)
-    name: Mapped[str] = mapped_column(String(1024), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(8), primary_key=True)
+    name: Mapped[str] = mapped_column(String(4096), primary_key=True)
+    asked: Mapped[str] = mapped_column(String(1024))
     attempt: Mapped[int] = mapped_column(Integer)
-    key: Mapped[str] = mapped_column(String(1400))
+    file: Mapped[str] = mapped_column(String(255))
     size: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str | None] = mapped_column(String(64))
     stored_at: Mapped[float]

@@ -89,6 +89,8 @@ class Api:
         self.drop_after_body = 0  # so many requests are done, and then not answered
         self.conflicts = 0  # so many polls get a 409
         self.repeat_starts = False
+        self.store = ""  # where outputs are to be sent
+        self.outputs_asked: list[str] = []
         self._closing = False
         self._server = _server(self)
 
@@ -127,6 +129,8 @@ class Api:
             "node_num": 0,
             "token": "token-" + lease,
             "job_token": "job-token-" + lease,
+            "outputs_folder": "scratch/" + lease,
+            "output_url": f"{self.url}/data/output",
             "report_url": f"{self.url}/leases/{lease}",
             "public_url": "http://127.0.0.1/api/v1",
             "resources": resources,
@@ -210,7 +214,16 @@ class Api:
                 return 400, {"error": str(error)}
             assert isinstance(given, dict)
             return self._reports(lease, given["reports"])
+        if method == "POST" and path == "/data/output":
+            return self._place_for_output(token, json.loads(body)["name"])
         return 404, {"error": "no such route"}
+
+    def _place_for_output(self, token: str, key: str) -> tuple[int, Any]:
+        lease = token.removeprefix("job-token-")
+        if self.leases[lease].end is not None or not key.startswith(f"scratch/{lease}/"):
+            return 401, {"error": "not of this job"}
+        self.outputs_asked.append(key)
+        return 201, {"url": f"{self.store}/{key}?signature={len(self.outputs_asked)}"}
 
     def _register(self, token: str, body: dict[str, Any]) -> tuple[int, Any]:
         if token != "node-token":

@@ -122,11 +122,11 @@ class PretendRunner:
             f"{BASE}/leases/{self.lease}/reports", json={"reports": list(reports)}, headers=self.headers
         )
 
-    def made(self, kind: str, **data: Any) -> dict[str, Any]:
+    def made(self, kind: str, /, **data: Any) -> dict[str, Any]:
         self.seq += 1
         return {"seq": self.seq, "time": time.time(), "kind": kind, "data": data}
 
-    def report(self, kind: str, **data: Any) -> dict[str, Any]:
+    def report(self, kind: str, /, **data: Any) -> dict[str, Any]:
         answer = self.send(self.made(kind, **data))
         assert answer.status_code == 200, answer.text
         return dict(answer.json())

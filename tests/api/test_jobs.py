@@ -59,7 +59,7 @@ def test_defaults_are_shown(alice: User) -> None:
         ({"resources": {"cpus": 0, "memory": 1}}, "resources.cpus"),
         ({"resources": {"cpus": 1, "memory": 1, "gpu": 1}}, "resources.gpu"),
         ({"tasks": []}, "tasks"),
-        ({"outputFiles": ["x"]}, "outputFiles: is not supported yet"),
+        ({"resources": {"cpus": 1, "memory": 1, "cpusRange": [1, 2]}}, "resources.cpusRange: is not supported yet"),
     ],
 )
 def test_a_refusal_is_one_sentence_that_names_the_field(alice: User, change: dict[str, Any], words: str) -> None:

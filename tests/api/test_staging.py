@@ -6,9 +6,13 @@ import hashlib
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
+import sqlalchemy as sa
+
 from tests.api.conftest import User, job
 from tests.api.node import Driver, PretendNode, PretendRunner
 from tests.api.test_data import upload
+from tests.api.test_retention import age
 
 
 def started(user: User, driver: Driver, node: PretendNode, **changes: Any) -> tuple[int, PretendRunner]:
@@ -83,3 +87,119 @@ def test_input_files_have_a_limit_each_and_the_body_one_above_it(alice: User) ->
     many = [{"filename": f"f{number}", "content": whole} for number in range(4)]
     answer = alice.post("/jobs", json=job(inputs=many))
     assert (answer.status_code, answer.json()) == (413, {"error": "The request is larger than 4 MB"})
+
+
+def store_output(user: User, runner: PretendRunner, file: str, data: bytes, **more: Any) -> Any:
+    """Store an output as a node does: ask for a URL with the job's token, put the bytes there, report it."""
+    given = runner.assignment
+    answer = user._http.post(
+        urlsplit(given["output_url"]).path,
+        json={"name": f"{given['outputs_folder']}/{file}"},
+        headers={"Authorization": f"Bearer {given['job_token']}"},
+    )
+    assert answer.status_code == 201, answer.text
+    assert fetched(user, answer.json()["url"], "PUT", content=data).status_code == 201
+    facts = {"file": file, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    return runner.send(runner.made("output", **{"name": file, "asked": file, "kind": "file", **facts, **more}))
+
+
+def end(runner: PretendRunner, status: str = "completed") -> None:
+    runner.report("end", status=status, reason="", node_success=status == "completed", execution={"tasks": []})
+
+
+def test_outputs_have_a_name_a_size_and_a_url(alice: User, driver: Driver, node: PretendNode) -> None:
+    asked = {"outputFiles": ["r/a.txt", "*.dat", "none"], "outputDirs": ["out", "a.txt"]}
+    job_id, runner = started(alice, driver, node, **asked)
+    given = runner.assignment
+    assert given["outputs"] == [
+        *({"kind": "file", "name": name} for name in asked["outputFiles"]),
+        *({"kind": "dir", "name": name} for name in asked["outputDirs"]),
+    ]
+    assert alice.describe(job_id)["outputFiles"] == [{"name": name, "url": ""} for name in asked["outputFiles"]]
+    runner.report("running")
+    runner.report("stage_out")
+    assert alice.describe(job_id)["status"] == "running"
+    for file, data, more in (
+        ("a.txt", b"text", {"name": "r/a.txt", "asked": "r/a.txt"}),
+        ("2.dat", b"22", {"asked": "*.dat"}),
+        ("1.dat", b"1", {"asked": "*.dat"}),
+        ("out.tgz", b"packed", {"name": "out", "asked": "out", "kind": "dir"}),
+    ):
+        assert store_output(alice, runner, file, data, **more).status_code == 200
+    end(runner)
+    [described] = alice.get(f"/jobs?id={job_id}&detail=true").json()
+    files, folders = described["outputFiles"], described["outputDirs"]
+    assert [(item["name"], item.get("size")) for item in files] == [
+        ("r/a.txt", 4),
+        ("1.dat", 1),
+        ("2.dat", 2),
+        ("none", None),
+    ]
+    assert [(item["name"], item.get("size")) for item in folders] == [("out", 6), ("a.txt", None)]
+    assert files[3] == {"name": "none", "url": ""}
+    assert set(files[0]) == {"name", "size", "url"}
+    contents = [fetched(alice, item["url"]).content for item in [*files[:3], folders[0]]]
+    assert contents == [b"text", b"1", b"22", b"packed"]
+    # a URL is good without a token, for whoever has it, and for this one object
+    assert fetched(alice, files[0]["url"].replace("a.txt", "1.dat")).status_code == 403
+
+
+def test_only_the_last_attempts_outputs_are_the_jobs(alice: User, driver: Driver, node: PretendNode) -> None:
+    job_id, runner = started(alice, driver, node, outputFiles=["a", "b"], policies={"maximumRetries": 2})
+    for file in ("a", "b"):
+        assert store_output(alice, runner, file, b"first").status_code == 200
+    runner.report("end", status="completed", reason="", node_success=False, execution={"tasks": []})
+    driver.claim(job_id)
+    runner = node.take(job_id)
+    assert store_output(alice, runner, "b", b"second!").status_code == 200
+    end(runner)
+    first, second = alice.describe(job_id)["outputFiles"]
+    assert first == {"name": "a", "url": ""}
+    assert (second["size"], fetched(alice, second["url"]).content) == (7, b"second!")
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"asked": "other"}, "asked"),
+        ({"kind": "dir"}, "asked"),
+        ({"kind": "key"}, "asked"),
+        ({"file": "../../uploads/bob/x"}, "file"),
+        ({"file": ".."}, "file"),
+        ({"file": ""}, "file"),
+        ({"name": ""}, "name"),
+        ({"size": "4"}, "size"),
+    ],
+)
+def test_a_runner_can_claim_nothing_that_is_not_the_jobs(
+    alice: User, driver: Driver, node: PretendNode, change: dict[str, Any], field: str
+) -> None:
+    job_id, runner = started(alice, driver, node, outputFiles=["a"])
+    facts = {"name": "a", "asked": "a", "kind": "file", "file": "a", "size": 1, "sha256": "0" * 64} | change
+    answer = runner.send(runner.made("output", **facts))
+    assert (answer.status_code, answer.json()["error"].startswith(f"reports.data.{field}: ")) == (400, True)
+    assert alice.describe(job_id)["outputFiles"] == [{"name": "a", "url": ""}]
+
+
+def test_outputs_are_the_owners(alice: User, bob: User, driver: Driver, node: PretendNode) -> None:
+    job_id, runner = started(alice, driver, node, outputFiles=["a"])
+    assert store_output(alice, runner, "a", b"x").status_code == 200
+    end(runner)
+    assert bob.get(f"/jobs/{job_id}").json() == []
+    assert bob.get(f"/jobs?id={job_id}&detail=true").json() == []
+    token = {"Authorization": f"Bearer {runner.assignment['job_token']}"}
+    name = {"name": f"{runner.assignment['outputs_folder']}/a"}
+    answer = alice._http.post(urlsplit(runner.assignment["output_url"]).path, json=name, headers=token)
+    assert answer.status_code == 401, "a job's token dies with the job"
+
+
+def test_removed_outputs_have_no_url(alice: User, driver: Driver, node: PretendNode, database: sa.Engine) -> None:
+    job_id, runner = started(alice, driver, node, outputFiles=["a"])
+    assert store_output(alice, runner, "a", b"x").status_code == 200
+    end(runner)
+    url = alice.describe(job_id)["outputFiles"][0]["url"]
+    assert fetched(alice, url).status_code == 200
+    age(database, job_id, 31)
+    assert driver.post("/maintenance").json()["outputs_removed"] == 1
+    assert alice.describe(job_id)["outputFiles"] == [{"name": "a", "url": ""}]
+    assert fetched(alice, url).status_code == 404

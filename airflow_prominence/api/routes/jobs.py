@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from airflow_prominence.api import submission
+from airflow_prominence.api import staging, submission
 from airflow_prominence.api.auth import Caller, CallerDep
 from airflow_prominence.api.body import read_json
 from airflow_prominence.api.database import transact
@@ -72,7 +72,7 @@ def list_jobs(
     if constraints is None:
         return JSONResponse([])
     if detail is not None:
-        return JSONResponse(transact(lambda session: queries.details(session, want, settings().kept)))
+        return JSONResponse(transact(lambda session: [_described(session, job) for job in queries.jobs(session, want)]))
     return Response(transact(lambda session: queries.summaries(session, want)), media_type="application/json")
 
 
@@ -92,12 +92,16 @@ def describe_job(job_id: str, caller: CallerDep) -> JSONResponse:
         job = find_own(session, job_id, caller)
         if job is None:
             return []
-        view = queries.describe(session, job, settings().kept)
+        view = _described(session, job)
         if job.phase == DONE and (ends := kept_uploads(session, job, settings().kept)):
             view.setdefault("execution", {}).setdefault("retention", {})["uploads"] = ends
         return [view]
 
     return JSONResponse(transact(work))
+
+
+def _described(session: Session, job: Job) -> dict[str, Any]:
+    return staging.with_urls(queries.describe(session, job, settings().kept), job.uid)
 
 
 @router.delete("/jobs/{job_id}", summary="Delete a job")

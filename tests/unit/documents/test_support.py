@@ -34,8 +34,6 @@ ONEDATA = {"type": "onedata", "mountpoint": "/data", "onedata": {"provider": "p"
         (resources(cpusRange=[1, 2]), "resources.cpusRange: is not supported yet"),
         (resources(cpusOptions=[1, 2]), "resources.cpusOptions: is not supported yet"),
         (resources(totalCpusRange=[1, 2]), "resources.totalCpusRange: is not supported yet"),
-        (job(outputFiles=["x"]), "outputFiles: is not supported yet"),
-        (job(outputDirs=["x"]), "outputDirs: is not supported yet"),
         (job(storage={**ONEDATA, "default": True}), "storage.default: is not supported yet"),
         (job(storage={**ONEDATA, "directory": "/out"}), "storage.directory: is not supported yet"),
         (
@@ -51,7 +49,6 @@ ONEDATA = {"type": "onedata", "mountpoint": "/data", "onedata": {"provider": "p"
         (second_task(type="openmpi"), 'tasks[1].type: "openmpi" is not supported yet'),
         (second_task(type="mpich"), 'tasks[1].type: "mpich" is not supported yet'),
         (second_task(procsPerNode=1), "tasks[1].procsPerNode: is not supported yet"),
-        (second_task(stdout="a"), "tasks[1].stdout: is not supported yet"),
     ],
 )
 def test_not_yet(document: dict[str, Any], sentence: str) -> None:
@@ -81,8 +78,8 @@ def test_not_yet(document: dict[str, Any], sentence: str) -> None:
         ),
         job(
             artifacts=[{"url": "x.tgz", "mountpoint": "x:/data", "executable": True}, {"url": "https://a.example/b"}],
-            outputFiles=[],
-            outputDirs=[],
+            outputFiles=["out.txt", "*.dat"],
+            outputDirs=["out"],
             notifications=[],
             policies={
                 "leaveInQueue": False,
@@ -99,6 +96,7 @@ def test_not_yet(document: dict[str, Any], sentence: str) -> None:
             env={"A": 1},
             workdir="/tmp",
             type="basic",
+            stdout="logs/out.txt",
             imagePullCredential={"username": "u", "token": "t"},
         ),
         second_task(image="https://a.example/b.tar"),
