@@ -12,15 +12,11 @@ _NOT_YET = "is not supported yet"
 
 JOB_GAPS: Final[tuple[tuple[str, Callable[[Job], object]], ...]] = (
     ("resources.nodes", lambda job: job.resources.nodes > 1 and not job.resources.total_cpus_range),
-    ("resources.cpusRange", lambda job: job.resources.cpus_range),
-    ("resources.cpusOptions", lambda job: job.resources.cpus_options),
     ("resources.totalCpusRange", lambda job: job.resources.total_cpus_range),
     ("storage.default", lambda job: job.storage is not None and job.storage.default),
     ("storage.directory", lambda job: job.storage is not None and job.storage.directory),
-    ("policies.maximumIdleTimePerResource", lambda job: job.policies.maximum_idle_time_per_resource),
     ("policies.placement", lambda job: job.policies.placement not in (None, Placement())),
     ("policies.autoScalingType", lambda job: job.policies.auto_scaling_type),
-    ("policies.preemptible", lambda job: job.policies.preemptible),
 )
 """Keys of a job, each with what in the job makes use of it. A value that asks for nothing is no use."""
 

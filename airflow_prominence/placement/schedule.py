@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
 class Need:
-    """What one attempt of a job asks for; sizes are per node, in MB, times in seconds."""
+    """What one attempt of a job asks for; sizes are per node, in MB, times in seconds.
+
+    ``cpus`` and ``memory_mb`` are the least that will do. With ``most_cpus`` the job would rather have that many cores,
+    if it ``molds`` also any number between; ``memory_mb_per_cpu`` says what it then needs of memory, if that grows.
+    """
 
     job_id: int
     owner: str
@@ -20,6 +25,14 @@ class Need:
     walltime_s: float
     runtimes: frozenset[str] = frozenset()
     sites: frozenset[str] = frozenset()
+    most_cpus: int = 0
+    molds: bool = False
+    memory_mb_per_cpu: float = 0.0
+
+    def with_cpus(self, cpus: int) -> Need:
+        """Return what the job asks for with so many cores, and no more than them."""
+        memory_mb = math.ceil(self.memory_mb_per_cpu * cpus) or self.memory_mb
+        return replace(self, cpus=cpus, memory_mb=memory_mb, most_cpus=0)
 
 
 @dataclass(frozen=True)
@@ -62,11 +75,13 @@ class Capacity:
 
 @dataclass(frozen=True)
 class Grant:
-    """Nodes given to a job, node 0 first."""
+    """Nodes given to a job, node 0 first, and what of each (memory in MB)."""
 
     job_id: int
     site: str
     node_ids: tuple[int, ...]
+    cpus: int
+    memory_mb: int
 
 
 def suits(need: Need, node: Capacity) -> bool:
@@ -137,7 +152,7 @@ def schedule(ordered: Sequence[Need], nodes: Iterable[Capacity], now: float) -> 
 
     All nodes of a job come from one site, on distinct nodes, together or not at all. The first job that does not
     fit now reserves the nodes where it could start earliest; later jobs are placed only where they end before
-    that moment or leave it room.
+    that moment or leave it room. A job that could use more cores than it must have gets what is free at its turn.
     """
     shelves = [_Shelf(node, list(node.busy)) for node in nodes]
     by_site: dict[str, list[_Shelf]] = {}
@@ -146,14 +161,36 @@ def schedule(ordered: Sequence[Need], nodes: Iterable[Capacity], now: float) -> 
     grants: list[Grant] = []
     reserved = False
     for need in ordered:
-        chosen = _choose(need, by_site, now)
-        if chosen is not None:
-            for shelf in chosen:
-                shelf.busy.append(_as_busy(need, now))
-            grants.append(Grant(need.job_id, chosen[0].node.site, tuple(shelf.node.node_id for shelf in chosen)))
-        elif not reserved:
-            reserved = _reserve(need, by_site, now)
+        for size in _sizes(need, shelves):
+            chosen = _choose(size, by_site, now)
+            if chosen is not None:
+                for shelf in chosen:
+                    shelf.busy.append(_as_busy(size, now))
+                node_ids = tuple(shelf.node.node_id for shelf in chosen)
+                grants.append(Grant(need.job_id, chosen[0].node.site, node_ids, size.cpus, size.memory_mb))
+                break
+        else:
+            reserved = reserved or _reserve(need, by_site, now)
     return grants
+
+
+def _sizes(need: Need, shelves: Sequence[_Shelf]) -> Iterator[Need]:
+    """Yield the job in the sizes that are worth a try, what it likes best first and the least last."""
+    # Of a range only what some node has left, or it would be a try for each of a thousand cores.
+    usable = [_usable_cpus(need, shelf) for shelf in shelves] if need.molds else [need.most_cpus]
+    wanted = {min(need.most_cpus, cpus) for cpus in usable}
+    for cpus in sorted(wanted, reverse=True):
+        if cpus > need.cpus:
+            yield need.with_cpus(cpus)
+    yield need
+
+
+def _usable_cpus(need: Need, shelf: _Shelf) -> int:
+    cpus = _cpus_left(shelf)
+    if not need.memory_mb_per_cpu:
+        return cpus
+    memory_mb = shelf.node.memory_mb - sum(busy.memory_mb for busy in shelf.busy)
+    return min(cpus, int(memory_mb / need.memory_mb_per_cpu))
 
 
 def _choose(need: Need, by_site: dict[str, list[_Shelf]], now: float) -> list[_Shelf] | None:

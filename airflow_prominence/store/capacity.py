@@ -27,6 +27,10 @@ _dag = table("dag", column("dag_id", String), column("is_paused", Boolean))
 
 def need_of(job: Job) -> Need:
     """Return what the job's attempt asks of a site."""
+    resources = job.document["resources"]
+    molds = "cpusRange" in resources
+    # Of two options the second is the one that is liked better; where it is the smaller one, nothing is above it.
+    liked = resources.get("cpusRange") or resources.get("cpusOptions") or (0, 0)
     return Need(
         job_id=job.id,
         owner=job.owner,
@@ -37,6 +41,9 @@ def need_of(job: Job) -> Need:
         disk_mb=job.disk_mb,
         walltime_s=float(job.walltime_s),
         runtimes=frozenset(task["runtime"] for task in job.tasks),
+        most_cpus=int(liked[1]),
+        molds=molds,
+        memory_mb_per_cpu=float(resources.get("memoryPerCpu", 0)) * 1024,
     )
 
 
@@ -148,8 +155,8 @@ def _grant(session: Session, job: Job, grant: Grant) -> None:
                 attempt=job.attempt,
                 node_num=node_num,
                 node_id=node_id,
-                cpus=job.cpus,
-                memory_mb=job.memory_mb,
+                cpus=grant.cpus,
+                memory_mb=grant.memory_mb,
                 disk_mb=job.disk_mb,
                 state=GRANTED,
                 seq=0,
@@ -167,7 +174,7 @@ def _grant(session: Session, job: Job, grant: Grant) -> None:
         session,
         job,
         "placed",
-        f"Placed at site {grant.site} on {', '.join(names)}: {job.cpus} CPU, {job.memory_mb / 1024:g} GB memory, "
+        f"Placed at site {grant.site} on {', '.join(names)}: {grant.cpus} CPU, {grant.memory_mb / 1024:g} GB memory, "
         f"{job.disk_mb / 1024:g} GB disk{times}",
         now,
     )

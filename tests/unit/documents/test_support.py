@@ -31,21 +31,14 @@ ONEDATA = {"type": "onedata", "mountpoint": "/data", "onedata": {"provider": "p"
     ("document", "sentence"),
     [
         (resources(nodes=2), "resources.nodes: more than one node is not supported yet"),
-        (resources(cpusRange=[1, 2]), "resources.cpusRange: is not supported yet"),
-        (resources(cpusOptions=[1, 2]), "resources.cpusOptions: is not supported yet"),
         (resources(totalCpusRange=[1, 2]), "resources.totalCpusRange: is not supported yet"),
         (job(storage={**ONEDATA, "default": True}), "storage.default: is not supported yet"),
         (job(storage={**ONEDATA, "directory": "/out"}), "storage.directory: is not supported yet"),
-        (
-            job(policies={"maximumIdleTimePerResource": 1}),
-            "policies.maximumIdleTimePerResource: is not supported yet",
-        ),
         (
             job(policies={"placement": {"requirements": {"regions": ["A"]}}}),
             "policies.placement: is not supported yet",
         ),
         (job(policies={"autoScalingType": "dedicated"}), "policies.autoScalingType: is not supported yet"),
-        (job(policies={"preemptible": True}), "policies.preemptible: is not supported yet"),
         (second_task(type="openmpi"), 'tasks[1].type: "openmpi" is not supported yet'),
         (second_task(type="mpich"), 'tasks[1].type: "mpich" is not supported yet'),
         (second_task(procsPerNode=1), "tasks[1].procsPerNode: is not supported yet"),
@@ -74,6 +67,8 @@ def test_not_yet(document: dict[str, Any], sentence: str) -> None:
                 "priority": 1,
                 "ignoreTaskFailures": True,
                 "reportJobSuccessOnTaskFailure": True,
+                "preemptible": True,
+                "maximumIdleTimePerResource": 5,
             },
         ),
         job(
@@ -106,6 +101,8 @@ def test_not_yet(document: dict[str, Any], sentence: str) -> None:
         second_task(image="b.tar"),
         second_task(image="/data/b"),
         second_task(type="sidecar"),
+        resources(cpusRange=[1, 2]),
+        job(resources={"cpusOptions": [2, 1], "memoryPerCpu": 1}),
     ],
 )
 def test_what_runs(document: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -127,3 +128,71 @@ def test_on_empty_nodes_the_first_that_could_ever_fit_is_served(queue: list[Need
 @given(queues)
 def test_the_order_loses_and_adds_no_job(queue: list[Need]) -> None:
     assert sorted(n.job_id for n in in_order(queue, {})) == sorted(n.job_id for n in queue)
+
+
+RANGE = replace(NEED, cpus=2, most_cpus=8, molds=True)
+
+
+@pytest.mark.parametrize(
+    ("taken", "cpus"),
+    [(0, 4), (1, 3), (2, 2), (3, None)],
+)
+def test_a_job_with_a_range_gets_what_is_free(taken: int, cpus: int | None) -> None:
+    node = replace(NODE, busy=(Busy(taken, 0, 0, until=100),))
+    assert [grant.cpus for grant in schedule([RANGE], [node], now=0)] == ([] if cpus is None else [cpus])
+
+
+def test_a_range_ends_where_it_says() -> None:
+    [grant] = schedule([replace(RANGE, most_cpus=3)], [NODE], now=0)
+    assert (grant.cpus, grant.memory_mb) == (3, 1024)
+
+
+def test_memory_grows_with_the_cores_where_it_is_asked_for_each() -> None:
+    need = replace(RANGE, memory_mb=3000, memory_mb_per_cpu=1300.5)
+    [grant] = schedule([need], [NODE], now=0)
+    assert (grant.cpus, grant.memory_mb) == (3, 3902), "there is no memory for a fourth"
+
+
+@pytest.mark.parametrize(("free", "cpus"), [(4, 4), (3, 2), (2, 2), (1, None)])
+def test_of_two_options_the_second_is_tried_first_and_nothing_between(free: int, cpus: int | None) -> None:
+    node = replace(NODE, busy=(Busy(4 - free, 0, 0, until=100),))
+    need = replace(NEED, cpus=2, most_cpus=4)
+    assert [grant.cpus for grant in schedule([need], [node], now=0)] == ([] if cpus is None else [cpus])
+
+
+def test_a_larger_node_is_found_for_a_larger_size() -> None:
+    small = replace(NODE, node_id=2, site="elsewhere", cpus=2)
+    assert [grant.node_ids for grant in schedule([RANGE], [small, NODE], now=0)] == [(1,)]
+
+
+def test_a_job_with_a_range_that_must_wait_waits_for_the_least() -> None:
+    node = replace(NODE, busy=(Busy(3, 1024, 1024, until=100), Busy(1, 1024, 1024, until=300)))
+    long = replace(NEED, job_id=2, cpus=1, walltime_s=10_000)
+    assert schedule([RANGE, long], [node], now=0) == []
+    later = replace(node, busy=(Busy(2, 1024, 1024, until=300),))
+    assert [(grant.job_id, grant.cpus) for grant in schedule([RANGE, long], [later], now=100)] == [(1, 2)]
+
+
+@given(
+    least=st.integers(1, 6),
+    more=st.integers(0, 6),
+    per_cpu=st.sampled_from([0.0, 512.0, 1000.3]),
+    taken=st.lists(st.integers(0, 4), min_size=1, max_size=3),
+    molds=st.booleans(),
+    nodes=st.integers(1, 2),
+)
+def test_no_size_is_outside_what_was_asked_for_or_what_there_is(
+    least: int, more: int, per_cpu: float, taken: list[int], molds: bool, nodes: int
+) -> None:
+    need = replace(NEED, cpus=least, nodes=nodes, most_cpus=least + more, molds=molds, memory_mb_per_cpu=per_cpu)
+    need = need.with_cpus(least) if not more else replace(need.with_cpus(least), most_cpus=least + more)
+    there = [replace(NODE, node_id=number, busy=(Busy(cpus, 0, 0, until=100),)) for number, cpus in enumerate(taken)]
+    grants = schedule([need], there, now=0)
+    fits = sum(4 - cpus >= least and need.memory_mb <= 4096 for cpus in taken) >= nodes
+    assert len(grants) == fits
+    for grant in grants:
+        assert least <= grant.cpus <= least + more
+        assert molds or grant.cpus in (least, least + more)
+        assert grant.memory_mb == (math.ceil(per_cpu * grant.cpus) or need.memory_mb)
+        assert all(taken[node_id] + grant.cpus <= 4 for node_id in grant.node_ids)
+        assert grant.memory_mb <= 4096
