@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import resource
 import time
 import uuid
 from typing import Any
@@ -188,6 +189,18 @@ def test_an_upload_has_a_limit_and_needs_room(http: Any, store: LocalStore, key:
     answer = put(http, store, key, DATA)
     assert (answer.status_code, "no room" in answer.json()["error"]) == (507, True)
     assert (waiting(store), len(store.read(key))) == ([], limit)
+
+
+def test_a_disk_that_fills_up_meanwhile_is_told(http: Any, store: LocalStore, key: str) -> None:
+    put(http, store, key, DATA)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3 << 20, before[1]))
+    try:
+        answer = put(http, store, key, iter([bytes(1 << 20)] * 6))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (answer.status_code, answer.json()) == (507, {"error": "The object storage is full"})
+    assert (waiting(store), store.read(key)) == ([], DATA)
 
 
 def test_a_part_cannot_be_put(http: Any, store: LocalStore, key: str) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import socket
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
 from airflow_prominence.objects import ObjectStore, store_of
 from airflow_prominence.objects.settings import InFolder, StorageSettings
-from tests.integration.stacks import Ended, Stack
+from tests.integration.stacks import Ended, Stack, until
 
 #: Of the file that must pass through the API without staying in its memory, and what it may need meanwhile, in bytes.
 LARGE = 600 << 20
@@ -123,6 +125,21 @@ def test_a_job_gets_what_was_uploaded(stack: Stack, tmp_path: Path) -> None:
     assert (refused.code, refused.stdout) == (1, "Error: Artifact none.tgz does not exist\n"), refused
     refused = create("--artifact", "mesh.tgz", token=stack.other_token)
     assert (refused.code, refused.stdout) == (1, "Error: Artifact mesh.tgz does not exist\n"), refused
+
+
+def test_an_upload_that_breaks_off_leaves_what_was_there(stack: Stack) -> None:
+    store = kept(stack)
+    store.write("uploads/demo/broken", b"old")
+    with stack.client() as client:
+        url = urlsplit(client.post("/data/upload", json={"filename": "broken"}).json()["url"])
+    assert url.hostname is not None
+    with socket.create_connection((url.hostname, url.port), 30) as connection:
+        head = f"PUT {url.path}?{url.query} HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: {8 << 20}\r\n\r\n"
+        connection.sendall(head.encode() + bytes(5 << 20))
+        incoming = stack.places.objects / "incoming"
+        until(lambda: any(path.stat().st_size >= 2 << 20 for path in incoming.iterdir()), 30, what="it arrives")
+    until(lambda: not list(incoming.iterdir()), 30, what="what has arrived is forgotten")
+    assert store.read("uploads/demo/broken") == b"old"
 
 
 def test_a_large_file_passes_through_without_staying_in_memory(stack: Stack, tmp_path: Path) -> None:

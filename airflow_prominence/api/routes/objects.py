@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -159,22 +160,49 @@ async def _note(info: ObjectInfo) -> None:
 
 
 async def _fill(incoming: Incoming, request: Request) -> None:
+    behind = _Behind(incoming)
     pieces: list[bytes] = []
     waiting = 0
-    with anyio.move_on_after(_SILENCE_S) as patience:
-        async with aclosing(request.stream()) as stream:
-            async for piece in stream:
-                patience.deadline = anyio.current_time() + _SILENCE_S
-                pieces.append(piece)
-                waiting += len(piece)
-                if waiting >= _PIECE:
-                    _check_size(incoming.size + waiting)
-                    await run_in_threadpool(incoming.write, b"".join(pieces))
-                    pieces, waiting = [], 0
-    if patience.cancelled_caught:
-        raise ApiError(408, f"Nothing came for {_SILENCE_S} s: the upload is given up")
-    _check_size(incoming.size + waiting)
-    await run_in_threadpool(incoming.write, b"".join(pieces))
+    try:
+        with anyio.move_on_after(_SILENCE_S) as patience:
+            async with aclosing(request.stream()) as stream:
+                async for piece in stream:
+                    pieces.append(piece)
+                    waiting += len(piece)
+                    if waiting >= _PIECE:
+                        _check_size(behind.size + waiting)
+                        await behind.write(b"".join(pieces))
+                        pieces, waiting = [], 0
+                    # Only the client's silence counts, not the disk's.
+                    patience.deadline = anyio.current_time() + _SILENCE_S
+        if patience.cancelled_caught:
+            raise ApiError(408, f"Nothing came for {_SILENCE_S} s: the upload is given up")
+        _check_size(behind.size + waiting)
+        await behind.write(b"".join(pieces))
+    finally:
+        await behind.done()
+
+
+class _Behind:
+    """Writes one piece in a thread while the next one arrives: both take their time, most of it for the checksum."""
+
+    def __init__(self, incoming: Incoming) -> None:
+        self._incoming = incoming
+        self._writing: asyncio.Task[None] | None = None
+        self.size = 0
+
+    async def write(self, data: bytes) -> None:
+        """Begin to write; raise what the piece before has come to."""
+        await self.done()
+        self.size += len(data)
+        self._writing = asyncio.create_task(run_in_threadpool(self._incoming.write, data))
+
+    async def done(self) -> None:
+        """Wait until nothing is being written: before that nobody may close the file, not even who is cancelled."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            with anyio.CancelScope(shield=True):
+                await writing
 
 
 def _check_size(size: int) -> None:
