@@ -10,7 +10,7 @@ ARGS ?=
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
-demo: venv ## set everything up and run a first job (ARGS=--exit ends the stack after it)
+demo: venv ## set everything up and run first jobs (ARGS=--exit ends the stack after them)
 	@$(STACK) demo --home $(HOME_DIR) $(ARGS)
 
 up: venv ## start the stack in the background

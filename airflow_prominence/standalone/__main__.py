@@ -41,7 +41,7 @@ def perform(action: str, home: Path, *, leave: bool = False, command: str = "") 
         control.up(places, progress)
         if action == "demo":
             try:
-                code = demo.run_job(places, progress)
+                code = demo.run_jobs(places, progress)
             finally:
                 if leave:
                     control.stop(places, progress)

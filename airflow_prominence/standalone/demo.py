@@ -1,12 +1,15 @@
-"""A first job, submitted and watched with the users' own client."""
+"""First jobs, submitted and watched with the users' own client."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,18 +27,25 @@ _COMMAND = (
     'sh -c "echo Hello from job $PROMINENCE_JOB_ID in a container; '
     'echo I have $PROMINENCE_CPUS CPU and $PROMINENCE_MEMORY GB of memory, and I am user $(id -u) in $(pwd); sleep 2"'
 )
+_SORT = 'sh -c "sort -rn numbers.txt > sorted.txt"'
 _GIVE_UP_SECONDS = 180
 _ENDED = {"completed", "failed", "killed", "deleted"}
 
 
-def client(places: Places, *arguments: str) -> str:
-    """Run the ``prominence`` command with a running stack's variables; its output."""
+def client(places: Places, *arguments: str, folder: Path | None = None) -> str:
+    """Run the ``prominence`` command with a running stack's variables, in a folder; its output."""
     program = Path(sys.executable).with_name("prominence")
     if not program.exists():
         raise StackError("the prominence client is missing: pip install 'airflow-prominence[standalone]'.")
     environ = {**own_environment(os.environ), **control.read_env(places.env_file)}
     done = subprocess.run(
-        [str(program), *arguments], env=environ, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+        [str(program), *arguments],
+        env=environ,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        check=False,
     )
     # The client says "Error: …" on standard output, with exit code 0 or 1.
     if done.returncode or done.stdout.startswith("Error"):
@@ -50,31 +60,82 @@ def _described(text: str) -> Mapping[str, Any]:
     return described
 
 
-def run_job(places: Places, progress: Progress) -> int:
-    """Submit a job, show its phases as they pass, print its standard output; the exit code is the job's."""
-    image = control.read_env(places.env_file)["PROMINENCE_DEMO_IMAGE"]
-    progress.say(f"\n$ prominence create --name hello {image} '{_COMMAND}'")
-    said = client(places, "create", "--name", "hello", image, _COMMAND).strip()
-    progress.say(said)
-    number = re.search(r"\d+", said)
-    if number is None:
-        raise StackError(f"the client gave no job id: {said}")
-    job = number.group()
-    begun = time.monotonic()
-    shown = None
-    while True:
-        described = _described(client(places, "describe", job))
-        status, reason = str(described["status"]), str(described.get("statusReason", "") or "")
-        if (status, reason) != shown:
-            shown = (status, reason)
-            progress.say(f"  {time.monotonic() - begun:5.1f} s  {status}{': ' + reason if reason else ''}")
-        if status in _ENDED:
-            break
-        if time.monotonic() - begun > _GIVE_UP_SECONDS:
-            raise StackError(f"job {job} is still {status} after {_GIVE_UP_SECONDS} s: see the logs in {places.logs}.")
-        time.sleep(0.2)
-    progress.say(f"\n$ prominence stdout {job}\n{client(places, 'stdout', job).rstrip()}\n")
-    return 0 if shown[0] == "completed" else 1
+def run_jobs(places: Places, progress: Progress) -> int:
+    """Run a first job and one with data, as a user would type them; the exit code is 0 if both came to their end."""
+    with tempfile.TemporaryDirectory(prefix="prominence-demo-") as folder:
+        desk = _Desk(places, progress, Path(folder))
+        image = control.read_env(places.env_file)["PROMINENCE_DEMO_IMAGE"]
+        return max(_hello(desk, image), _data(desk, places.images / "demo.tar"))
+
+
+def _hello(desk: _Desk, image: str) -> int:
+    job = desk.create("--name", "hello", image, _COMMAND)
+    ended = desk.watch(job)
+    desk.type("stdout", job)
+    return 0 if ended == "completed" else 1
+
+
+def _data(desk: _Desk, archive: Path) -> int:
+    """A private image that is uploaded, an input file that goes with the job, an output file that is fetched."""
+    shutil.copyfile(archive, desk.folder / "my-image.tar")
+    (desk.folder / "numbers.txt").write_text("".join(f"{number}\n" for number in range(1, 11)), encoding="utf-8")
+    desk.type("upload", "--filename", "my-image.tar", "--name", "my-image.tar")
+    job = desk.create("--name", "data", "--input", "numbers.txt", "--output", "sorted.txt", "my-image.tar", _SORT)
+    if desk.watch(job) != "completed":
+        return 1
+    desk.type("download", job)
+    desk.progress.say(f"$ head -3 sorted.txt\n{_head(desk.folder / 'sorted.txt', 3)}\n")
+    return 0
+
+
+def _head(path: Path, lines: int) -> str:
+    if not path.is_file():
+        raise StackError(f"prominence download brought no {path.name}.")
+    return "\n".join(path.read_text(encoding="utf-8").splitlines()[:lines])
+
+
+class _Desk:
+    """A user's own folder, where commands are shown as they are typed."""
+
+    def __init__(self, places: Places, progress: Progress, folder: Path) -> None:
+        self.places = places
+        self.progress = progress
+        self.folder = folder
+
+    def type(self, *arguments: str) -> str:
+        """Run a command and show what it says."""
+        self.progress.say(f"\n$ prominence {shlex.join(arguments)}")
+        said = client(self.places, *arguments, folder=self.folder)
+        # The client counts on one line, which it writes over.
+        for line in said.strip().splitlines():
+            self.progress.say(line.rpartition("\r")[2].rstrip())
+        return said
+
+    def create(self, *arguments: str) -> str:
+        """Submit a job; its id."""
+        said = self.type("create", *arguments)
+        number = re.search(r"\d+", said)
+        if number is None:
+            raise StackError(f"the client gave no job id: {said}")
+        return number.group()
+
+    def watch(self, job: str) -> str:
+        """Show a job's phases as they pass; the status at its end."""
+        begun = time.monotonic()
+        shown = None
+        while True:
+            described = _described(client(self.places, "describe", job))
+            status, reason = str(described["status"]), str(described.get("statusReason", "") or "")
+            if (status, reason) != shown:
+                shown = (status, reason)
+                self.progress.say(f"  {time.monotonic() - begun:5.1f} s  {status}{': ' + reason if reason else ''}")
+            if status in _ENDED:
+                return status
+            if time.monotonic() - begun > _GIVE_UP_SECONDS:
+                raise StackError(
+                    f"job {job} is still {status} after {_GIVE_UP_SECONDS} s: see the logs in {self.places.logs}."
+                )
+            time.sleep(0.2)
 
 
 def say_where(places: Places, to_stop: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import stat
@@ -13,9 +14,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from airflow_prominence.standalone import control
+from airflow_prominence.standalone import control, demo
 from airflow_prominence.standalone.parts import ALL, MARK
 from airflow_prominence.standalone.processes import marked, working_in
+from airflow_prominence.standalone.progress import Progress
 from tests.integration.stacks import Stack, until
 
 
@@ -160,3 +162,26 @@ def test_second_stack_takes_other_ports_and_leaves_nothing(stack: Stack, second_
     assert not working_in(second.places.database)
     assert not [process for part in ALL for process in marked(MARK, f"{second.places.home}:{part}")]
     assert stack.answers()
+
+
+def test_the_demo_runs_a_first_job_and_one_with_data(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo.run_jobs(stack.places, Progress()) == 0
+    said = capsys.readouterr().out
+    for line in (
+        r"\$ prominence create --name hello prominence/demo:latest .*",
+        r"Job created with id \d+",
+        r" +\d+\.\d s  completed",
+        r"Hello from job \d+ in a container",
+        r"I have 1 CPU and 1 GB of memory, and I am user \d+ in /home/user",
+        r"\$ prominence upload --filename my-image\.tar --name my-image\.tar",
+        r"Success",
+        r"\$ prominence create --name data --input numbers\.txt --output sorted\.txt my-image\.tar .*",
+        r"\$ prominence download \d+",
+        r"Current status \(complete/total\) = 1/1",
+        r"\$ head -3 sorted\.txt\n10\n9\n8",
+    ):
+        assert re.search(f"^{line}$", said, re.MULTILINE), (line, said)
+    with stack.client() as client:
+        [image] = [item for item in client.get("/data").json() if item["name"] == "my-image.tar"]
+        assert image["size"] == (stack.places.images / "demo.tar").stat().st_size
+        assert client.delete("/data/my-image.tar").status_code == 204
