@@ -11,7 +11,7 @@ import pytest
 
 from airflow_prominence.agent import selftest
 from airflow_prominence.agent.runtimes import RuntimeUnavailable, load
-from tests.runtimes import conformance
+from tests.runtimes import conformance, volumes
 
 pytestmark = [pytest.mark.deploy]
 
@@ -86,3 +86,7 @@ def test_docker_is_admitted_only_by_name(place: Path, engine_dir: str, daemon: N
     table, _ = selftest.choose(str(state), engine_dir, "singularity=docker,udocker=docker")
     assert table == {"singularity": "docker", "udocker": "docker"}
     assert "docker" not in [name for names in selftest.ORDER.values() for name in names]
+
+
+def test_a_container_works_on_a_volume(place: Path, engine_dir: str, images: str, daemon: None) -> None:
+    volumes.check(load("docker", engine_dir), images, place / "volume-docker", "/data", writable=False)

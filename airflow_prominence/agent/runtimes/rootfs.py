@@ -145,16 +145,24 @@ def _interpreter(view: View, host: str, name: str) -> Optional[Tuple[int, str]]:
 
 
 def make_workdir(spec: ContainerSpec, root: Optional[str]) -> None:
-    """Make the working directory where the job may have one of its own: in its folders, or in its writable root."""
+    """Make the working directory where the job may have one of its own: in its folders, or in its writable root.
+
+    In its folders it may have mount points too, which runtimes would make each in its own way.
+    """
+    for _, path in mounts(spec):
+        for host, mount in ((spec.home, HOME), (spec.tmp, TMP)):
+            if path.startswith(mount + "/"):
+                _make_owned(host, path[len(mount) :], "mount point " + path, spec)
+    what = "working directory " + spec.workdir
     for host, mount in sorted(mounts(spec), key=lambda pair: -len(pair[1])):
         if spec.workdir == mount or spec.workdir.startswith(mount + "/"):
-            _make_owned(host, spec.workdir[len(mount) :], spec)
+            _make_owned(host, spec.workdir[len(mount) :], what, spec)
             return
     if root is not None:
-        _make_owned(root, spec.workdir, spec)
+        _make_owned(root, spec.workdir, what, spec)
 
 
-def _make_owned(base: str, path: str, spec: ContainerSpec) -> None:
+def _make_owned(base: str, path: str, what: str, spec: ContainerSpec) -> None:
     """Make folders step by step from open ones: the job may be running and could put a link in the way of a path."""
     steps = os.path.relpath(resolve_in_root(base, path), base).split(os.sep)
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -175,7 +183,7 @@ def _make_owned(base: str, path: str, spec: ContainerSpec) -> None:
             if made and os.geteuid() == 0:
                 os.fchown(here, spec.uid, spec.gid)
     except OSError as error:
-        raise ContainerError(f"working directory {spec.workdir} cannot be made ({error.strerror})") from error
+        raise ContainerError(f"{what} cannot be made ({error.strerror})") from error
     finally:
         os.close(here)
 
