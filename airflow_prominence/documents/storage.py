@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from airflow_prominence.documents.errors import DocumentError, path_of, quoted
 from airflow_prominence.documents.files import Path, absolute_path, check_inside, check_url
-from airflow_prominence.documents.model import Artifact, Storage
+from airflow_prominence.documents.model import Artifact, Storage, Task
 
 _FLAGS: Final = frozenset({"-i", "--insecure", "--force-fullblock-read", "--force-proxy-io", "--no-buffer"})
 _VALUED: Final = frozenset(
@@ -63,6 +63,18 @@ def check_beside(storage: Storage | None, artifacts: Sequence[Artifact], path: P
             if _below(place, storage.mountpoint) or _below(storage.mountpoint, place):
                 sentence = f"takes {place}, and storage.mountpoint is {storage.mountpoint}: one would hide the other"
                 raise DocumentError(path_of((*path, "artifacts", index, "mountpoint")), sentence)
+
+
+def check_images(storage: Storage | None, tasks: Sequence[Task], path: Path) -> None:
+    """Refuse images by path that are on no storage of the job: nothing of a node is an image."""
+    for index, task in enumerate(tasks):
+        if not task.image.startswith("/"):
+            continue
+        where = path_of((*path, "tasks", index, "image"))
+        if storage is None:
+            raise DocumentError(where, "is a path on attached storage, but the job has no storage")
+        if not _below(task.image, storage.mountpoint):
+            raise DocumentError(where, f"is not on the job's storage, which is mounted at {storage.mountpoint}")
 
 
 def _below(path: str, folder: str) -> bool:

@@ -257,6 +257,11 @@ REFUSED: list[tuple[Any, str]] = [
         {**storage(mountpoint="/home/user/x"), "artifacts": [{"url": "x.tgz", "mountpoint": "x:/mesh"}]},
         "artifacts[0].mountpoint: takes /home/user/x, and storage.mountpoint is /home/user/x: one would hide the other",
     ),
+    (task(image="/data/i.sif"), "tasks[0].image: is a path on attached storage, but the job has no storage"),
+    (
+        {**storage(), "tasks": [{"image": "/database/i.sif"}]},
+        "tasks[0].image: is not on the job's storage, which is mounted at /data",
+    ),
     (
         storage(onedata={"provider": "https://p.example", "token": "t"}),
         "storage.onedata.provider: must be a host name, without scheme, port and path",
@@ -346,7 +351,7 @@ def test_defaults() -> None:
     ],
 )
 def test_the_runtime_follows_from_the_image(image: str, runtime: str) -> None:
-    assert parse_job(task(image=image)).tasks[0].runtime == runtime
+    assert parse_job({**storage(), "tasks": [{"image": image}]}).tasks[0].runtime == runtime
 
 
 def test_environment_values_become_text() -> None:

@@ -99,7 +99,7 @@ def test_not_yet(document: dict[str, Any], sentence: str) -> None:
         second_task(image="shub://a/b"),
         second_task(image="b.simg"),
         second_task(image="b.tar"),
-        second_task(image="/data/b"),
+        {**second_task(image="/data/b"), "storage": ONEDATA},
         second_task(type="sidecar"),
         resources(cpusRange=[1, 2]),
         job(resources={"cpusOptions": [2, 1], "memoryPerCpu": 1}),
