@@ -6,20 +6,22 @@ No thread and no database session is held while a request waits.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from typing import Any
 
 import anyio
 from fastapi import Request
+from sqlalchemy.orm import Session
 
-from airflow_prominence.api.database import DatabaseGone, transact_async
+from airflow_prominence.api.database import DatabaseGone, transact, transact_async
 from airflow_prominence.api.errors import ApiError
 from airflow_prominence.api.hub import hub
-from airflow_prominence.objects import object_store, snapshot_key
+from airflow_prominence.objects import StoreUnavailable, object_store, snapshot_key
 from airflow_prominence.store import commands
 from airflow_prominence.store.commands import Look, Order
 from airflow_prominence.store.notify import ORDER_CHANNEL
@@ -27,6 +29,7 @@ from airflow_prominence.store.notify import ORDER_CHANNEL
 log = logging.getLogger(__name__)
 
 RESTARTING = "The server is being restarted, please try again"
+NO_STORAGE = "The object storage does not answer at the moment, please try again"
 TOO_MANY = f"{commands.AT_A_TIME} commands and snapshots of this job are under way already"
 
 #: How often to look for what nothing wakes for: a client that has hung up, a node that is lost (s).
@@ -122,8 +125,23 @@ async def _disconnect(request: Request) -> None:
         pass
 
 
-def order_to_node(given: commands.Given) -> dict[str, Any]:
-    """Return an order as its node gets it, with the URL that a snapshot is to be sent to."""
+def orders_to_node(node_id: int, given: Iterable[commands.Given]) -> list[dict[str, Any]]:
+    """Return orders as their node gets them; one that needs an object storage which is away ends instead."""
+    bodies = []
+    for one in given:
+        try:
+            bodies.append(_body(one))
+        except StoreUnavailable as error:
+            log.warning("a snapshot cannot be made: %s", error)
+            transact(functools.partial(_give_up, node_id, one.id))
+    return bodies
+
+
+def _give_up(node_id: int, command_id: str, session: Session) -> None:
+    commands.end(session, command_id, node_id, None, NO_STORAGE)
+
+
+def _body(given: commands.Given) -> dict[str, Any]:
     order = given.order
     body = {
         "id": given.id,

@@ -12,9 +12,7 @@ import pytest
 from .apiserver import L1, Api
 from .conftest import Agent, alive, eventually
 from .test_commands import ended, marked, stop
-from .test_containers import images, node, task
-
-__all__ = ["images", "node"]
+from .test_containers import task
 
 # What a process can be asked about itself and its walls, in a shell's own means.
 LOOK = """

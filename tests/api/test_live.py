@@ -554,3 +554,24 @@ def test_a_snapshot_that_takes_long_is_answered_meanwhile(
         assert answer_of(answer) == (200, {} if error is None else {"error": error})
         if error is not None:
             assert answer_of(alice.get(f"/jobs/{running[0]}/snapshot")) == (400, {"error": error})
+
+
+def test_a_storage_that_is_away_holds_up_no_node(
+    snap: Callable[..., Future[Any]],
+    run: Callable[..., Future[Any]],
+    node: PretendNode,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from airflow_prominence.objects import StoreUnavailable, object_store
+
+    def away(*_: Any, **__: Any) -> None:
+        raise StoreUnavailable("no route to it")
+
+    monkeypatch.setattr(type(object_store()), "url_to_put", away)
+    asked = snap("x")
+    sentence = "The object storage does not answer at the moment, please try again"
+    soon(lambda: node.poll()["commands"] == [] and asked.done())
+    assert answer_of(asked.result(10)) == (400, {"error": sentence})
+    another = run()
+    node.order().end()
+    assert answer_text(another) == (200, "")

@@ -81,7 +81,7 @@ async def poll(node: int, request: Request, service: NodeDep) -> dict[str, Any]:
         "start": start,
         "stop": [{"lease": lease, "why": why, "grace_s": _STOP_GRACE_S} for lease, why in answer.stop],
         "forget": list(answer.forget),
-        "commands": [live.order_to_node(given) for given in answer.orders],
+        "commands": await run_in_threadpool(live.orders_to_node, node, answer.orders),
     }
 
 
