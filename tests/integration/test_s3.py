@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,17 +70,23 @@ def test_uploads_are_in_the_bucket_and_reach_jobs(bucket_stack: Stack, s3: S3Ser
     listed = stack.run_cli("ls", "-l", cwd=tmp_path).stdout
     assert re.fullmatch(r"my data\.bin +5242913 +\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\n", listed), listed
     made = stack.run_cli(
-        "create",
-        "--artifact",
-        "my data.bin",
-        stack.image,
-        "sh -c 'read -r line <\"my data.bin\"; echo $line'",
+        *("create", "--artifact", "my data.bin", "--output", "made.txt", "--outputdir", "all", stack.image),
+        "sh -c 'read -r line <\"my data.bin\"; echo $line; mkdir all; echo $line | tee made.txt >all/x'",
         cwd=tmp_path,
     )
     [job] = re.findall(r"^Job created with id (\d+)$", made.stdout, re.MULTILINE)
     described = stack.wait(int(job))
     assert (described["status"], described["execution"]["tasks"][0]["exitCode"]) == ("completed", 0), described
     assert stack.stdout(int(job)).decode() == f"{line}\n"
+    [(uid,)] = stack.psql("SELECT uid FROM prominence_job WHERE id = %s", int(job))
+    assert s3.read(BUCKET, f"batch/scratch/{uid}/made.txt").decode() == f"{line}\n"
+    assert stack.run_cli("download", job, cwd=tmp_path).code == 0
+    assert (tmp_path / "made.txt").read_text() == f"{line}\n"
+    with tarfile.open(tmp_path / "all.tgz") as tar:
+        assert tar.getnames() == ["all", "all/x"]
+    url = stack.describe(int(job))["outputFiles"][0]["url"]
+    assert url.startswith(f"{s3.endpoint}/{BUCKET}/batch/scratch/{uid}/made.txt?")
+    assert "X-Amz-Expires=604800" in url
     assert not [path for path in stack.places.objects.rglob("*") if path.is_file()]
     done = stack.run_cli("rm", "my data.bin", cwd=tmp_path)
     assert (done.code, done.stdout) == (0, "Success\n"), done
