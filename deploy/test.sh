@@ -62,7 +62,7 @@ survival) step "kill tests" suites survival ;;
 deploy)
     # shellcheck disable=SC2086 - words
     install_needed $deployment
-    PYTEST_ARGS="-m deploy ${PYTEST_ARGS:-}" step "tests on a Docker daemon" suites deploy runtimes
+    PYTEST_ARGS="-m deploy ${PYTEST_ARGS:-}" step "tests on a Docker daemon" suites deploy runtimes integration
     ;;
 sites)
     # shellcheck disable=SC2086 - words

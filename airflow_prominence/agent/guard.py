@@ -274,11 +274,13 @@ class Guard:
         answer: Message = json.loads(self._line) if self._line.endswith(b"\n") else {}
         if error is None and "error" in answer and not isinstance(self._work, Call):
             error = str(answer["error"])
+        code = 137 if self._code is None else self._code
         return {
-            "code": 137 if self._code is None else self._code,
+            "code": code,
             "wall": wall,
             "cpu": cpu,
             "max_rss_kb": rss,
+            "oom": self._end_at is None and self._work.ran_out(code, rss),
             "error": error,
             "answer": answer,
             "left": self._living(),

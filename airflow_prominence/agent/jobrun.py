@@ -327,7 +327,7 @@ class Job:
         if result["error"] is not None:
             raise JobFailed(EXEC_FAILED, str(result["error"]))
         self._used(index, attempt, result)
-        if self._group.oom_kills():
+        if self._group.oom_kills() or result["oom"]:
             raise Interrupted("killed", "Job used too much memory", limit=True)
         return int(result["code"])
 

@@ -60,7 +60,7 @@ class Resident:
         for pid in self._processes():
             program = _file(f"/proc/{pid}/exe")
             if program is None:
-                continue
+                continue  # it has ended, or is runc, which starts containers from a copy of itself without a name
             most = _peak_kb(pid)
             if pid == child or program == first or program in self._starters or not self._inside(pid):
                 self._starters_kb = max(self._starters_kb, most)
@@ -89,11 +89,12 @@ class Resident:
 
 
 def _file(path: str) -> tuple[int, int] | None:
+    """What tells a file from all others; None if it can't be seen or has no name any more."""
     try:
         found = os.stat(path)
     except OSError:
         return None  # it has ended, or lets nobody look
-    return found.st_dev, found.st_ino
+    return (found.st_dev, found.st_ino) if found.st_nlink else None
 
 
 def _peak_kb(pid: int) -> int:

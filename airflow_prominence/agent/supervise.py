@@ -209,6 +209,8 @@ class Supervisor:
             return
         guarded.close()
         if guarded.on_end is not None and not guarded.asked:
+            if guarded.limited and guarded.result["oom"]:
+                self.interrupt(Interrupted("killed", "Job used too much memory", limit=True))
             guarded.on_end(guarded)
 
     # -- guarded work

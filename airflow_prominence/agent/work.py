@@ -43,6 +43,10 @@ class Work:
         """Whether its end may be asked for now; looked at again and again while there is time. `child` is its pid."""
         return True
 
+    def ran_out(self, code: int, rss_kb: int) -> bool:  # noqa: ARG002 - for those that override it
+        """Whether it ended for want of memory though the lease's group can't tell; asked after `end`."""
+        return False
+
     def kill(self) -> None:
         """End what is not below the guard."""
 
@@ -82,6 +86,7 @@ class Container(Work):
         self.regroups = runtime.regroups
         self._marker = marker
         self.copy_to = copy_to
+        self._oom = False
 
     def begin(self) -> Callable[[int], None]:
         self.runtime.prepare(self.spec)
@@ -105,7 +110,14 @@ class Container(Work):
     def kill(self) -> None:
         self.runtime.kill(self.spec.name)
 
+    def ran_out(self, code: int, rss_kb: int) -> bool:
+        # podman's group is gone with the container, and on hosts with both versions of groups podman itself can't tell:
+        # killed by nobody of ours, with as much memory as it might have
+        full = rss_kb * 10 > self.spec.memory_mb * 1024 * 9
+        return self._oom or (self.regroups and code == 128 + signal.SIGKILL and full)
+
     def end(self) -> None:
+        self._oom = self.runtime.oom_killed(self.spec.name)
         self.runtime.cleanup(self.spec)
         self.group.remove()
 

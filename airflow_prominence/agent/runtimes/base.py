@@ -1,7 +1,8 @@
 """What a runtime is to the runner: pull, prepare, launch; kill, usage and cleanup where children do not suffice.
 
 The order in a job is `pull`, then for each try `prepare`, `launch` (its argv is executed by the guard), `usage`,
-`cleanup`. `kill` may come at any moment and from another thread; `inside` comes from another process, while it runs.
+`oom_killed`, `cleanup`. `kill` may come at any moment and from another thread; `inside` comes from another process,
+while it runs.
 """
 
 from abc import ABC, abstractmethod
@@ -163,6 +164,10 @@ class Runtime(ABC):
     def usage(self, name: str) -> Optional[Usage]:  # noqa: ARG002 - for those that override it
         """What the container has used so far where the guard's children do not show it; call it while it runs."""
         return None
+
+    def oom_killed(self, name: str) -> bool:  # noqa: ARG002 - for those that override it
+        """Whether the kernel killed a process of an ended container for want of memory, where it `regroups`."""
+        return False
 
     def cleanup(self, spec: ContainerSpec) -> None:  # noqa: B027 - the scratch folder goes with the job
         """Forget the container of this spec (not the job's root, which other tasks of the job share)."""

@@ -82,6 +82,10 @@ class Docker(Runtime):
             return Usage(0.0, 0)
         return _cgroup_usage(pid)
 
+    def oom_killed(self, name: str) -> bool:
+        done = run([self._docker(), "inspect", "--format", "{{.State.OOMKilled}}", name], env=self._clean())
+        return done.stdout.strip() == b"true"
+
     def cleanup(self, spec: ContainerSpec) -> None:
         if spec.writable:
             run([self._docker(), "commit", spec.name, self._image(spec)], env=self._clean(), timeout=600.0)
