@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,20 @@ def test_a_job_works_on_a_volume(stack: Stack, dav: WebDav, kind: str) -> None:
     assert (dav.data / "d" / "copy").read_text() == "from inside\n"
     assert described["execution"]["stageInTime"] > 0
     assert mounted() == []
+
+
+def test_an_image_on_the_volume(stack: Stack, dav: WebDav) -> None:
+    archive = next(stack.places.images.glob("*.tar"))
+    shutil.copy(archive, dav.data / "image.tar")
+    document = {
+        "resources": {"cpus": 1, "memory": 1, "disk": 1, "nodes": 1},
+        "tasks": [{"image": "/data/image.tar", "runtime": "singularity", "cmd": "cat /data/given"}],
+        "storage": webdav(dav.url),
+    }
+    job = stack.submit(document)
+    described = stack.wait(job)
+    assert described["status"] == "completed", described
+    assert stack.stdout(job) == b"from outside\n"
 
 
 def test_nobody_is_told_the_password(stack: Stack, client: httpx.Client, dav: WebDav) -> None:
