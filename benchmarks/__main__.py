@@ -21,6 +21,7 @@ CASES = {
     "list": cases.long_list,
     "waiting": cases.waiting,
     "data": data.transfers,
+    "staging": data.staging,
 }
 
 

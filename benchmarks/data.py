@@ -1,4 +1,4 @@
-"""What an upload and a download cost beside a copy of the same file, in turns, so that other load strikes both."""
+"""What moving data costs beside a copy of the same file, in turns, so that other load strikes both."""
 
 from __future__ import annotations
 
@@ -7,17 +7,22 @@ import statistics
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+from airflow_prominence.agent.images.demo import build_demo_image
 from benchmarks.meters import Row, timed
 from tests.integration.stacks import Stack
 
 SIZE = 256 << 20
 RUNS = 5
+#: A server behind a line of 1 Gbit/s, in bytes a second.
+LINK = 118 << 20
 
 
 def transfers(stack: Stack) -> list[Row]:
@@ -63,6 +68,50 @@ def transfers(stack: Stack) -> list[Row]:
     ]
 
 
+def staging(stack: Stack) -> list[Row]:
+    """Artifacts on their way into jobs: the speed beside curl's, and the second job on the node beside the first."""
+    with tempfile.TemporaryDirectory(prefix="prominence-bench-staging-") as name:
+        folder = Path(name)
+        (folder / "file").write_bytes(os.urandom(1 << 20) * (SIZE >> 20))
+        subprocess.run(["tar", "czf", "file.tgz", "file"], cwd=folder, check=True)
+        with _plain_server(folder) as plain, _plain_server(folder, LINK) as slow:
+            ours, curl = [], []
+            for number in range(RUNS):
+                command = ["curl", "-fsS", "-o", "copy", f"{plain}/file"]
+                curl.append(timed(lambda command=command: subprocess.run(command, cwd=folder, check=True)))  # type: ignore[misc]
+                ours.append(_stage_in(stack, f"{plain}/file?{number}", stack.image))
+            rows = [
+                _beside(f"artifact of {SIZE >> 20} MB beside curl", statistics.median(ours), statistics.median(curl))
+            ]
+            for what, server in (("by loopback", plain), (f"by {LINK >> 20} MB/s", slow)):
+                image = f"bench-{len(rows)}.tar"
+                build_demo_image(str(folder / image), f"bench/{os.urandom(4).hex()}:latest")
+                done = stack.run_cli("upload", "--name", image, "--filename", image, cwd=folder)
+                assert done.stdout == "Success\n", done
+                first, second = (_stage_in(stack, f"{server}/file.tgz", image) for _ in range(2))
+                shown = f"{second / first:.2f} of the first ({second:.1f} s after {first:.1f} s)"
+                rows.append(Row(f"second job, same image and .tgz of {SIZE >> 20} MB {what}", shown, "<= 0.1"))
+                with stack.client() as session:
+                    session.delete(f"/data/{image}")
+    return rows
+
+
+def _stage_in(stack: Stack, url: str, image: str) -> float:
+    """How long a job's artifact and image took, in seconds."""
+    resources = {"cpus": 1, "memory": 1, "disk": 4}
+    job = stack.submit(
+        {"resources": resources, "artifacts": [{"url": url}], "tasks": [{"image": image, "cmd": "true"}]}
+    )
+    ended = stack.wait(job, seconds=300)
+    assert ended["status"] == "completed", ended
+    [task] = ended["execution"]["tasks"]
+    return float(ended["execution"]["stageInTime"]) + max(0.0, float(task["imagePullTime"]))
+
+
+def _beside(what: str, ours: float, floor: float) -> Row:
+    return Row(what, f"{floor / ours:.2f} of its speed ({(SIZE >> 20) / ours:.0f} MB/s)", ">= 0.9")
+
+
 def _to_get(stack: Stack) -> str:
     from airflow_prominence.objects import store_of
     from airflow_prominence.objects.settings import InFolder, StorageSettings
@@ -73,13 +122,26 @@ def _to_get(stack: Stack) -> str:
 
 
 class _Quiet(SimpleHTTPRequestHandler):
+    most = 0  # bytes a second
+
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        if not self.most:
+            super().copyfile(source, outputfile)
+            return
+        began, sent = time.monotonic(), 0
+        while piece := source.read(1 << 18):
+            outputfile.write(piece)
+            sent += len(piece)
+            time.sleep(max(0.0, began + sent / self.most - time.monotonic()))
+
     def log_message(self, *_: object) -> None:
         """Nothing."""
 
 
 @contextmanager
-def _plain_server(folder: Path) -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as server:
+def _plain_server(folder: Path, most: int = 0) -> Iterator[str]:
+    handler = type("Handler", (_Quiet,), {"most": most})
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder))) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:
