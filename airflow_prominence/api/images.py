@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from airflow_prominence import documents
+from airflow_prominence.api import registries
 from airflow_prominence.objects import INPUT_LIFETIME_S, BadKey, StoreUnavailable, object_store
 from airflow_prominence.objects.keys import NotYourGroup, place_of
 from airflow_prominence.store.tables import Job
@@ -13,8 +14,15 @@ from airflow_prominence.store.tables import Job
 def source(job: Job, parsed: documents.Job, task: documents.Task) -> dict[str, Any]:
     """Return what a node is told of a task's image beside its name, as JSON values."""
     found: dict[str, Any] = {"image_url": None, "image_refusal": None, "sha256": task.image_sha256, "credential": None}
-    if task.credential is not None:
-        found["credential"] = {"username": task.credential.username, "token": task.credential.token}
+    credential = task.credential
+    if task.connection is not None:
+        try:
+            credential = registries.credential(task.connection, task.image, job.owner, job.owner_groups)
+        except registries.NoCredential as error:
+            # Without it another image may be what everybody can pull by this name.
+            found["image_refusal"] = f"image: imagePullCredential: {error}"
+    if credential is not None:
+        found["credential"] = {"username": credential.username, "token": credential.token}
     if ("Image", task.image) in documents.uploads_of(parsed):
         found.update(_upload(job, task))
     return found

@@ -17,6 +17,7 @@ from airflow_prominence.api import mailer
 from airflow_prominence.api.auth import Caller
 from airflow_prominence.api.database import transact
 from airflow_prominence.api.errors import ApiError
+from airflow_prominence.api.registries import check_connections
 from airflow_prominence.api.settings import settings
 from airflow_prominence.api.uploads import check_uploads
 from airflow_prominence.dags.names import JOB_DAG_ID, run_id_for
@@ -53,6 +54,7 @@ def prepare(value: object, owner: Owner) -> NewJob:
     """Validate a document and take its secrets out, encrypted."""
     job, document = check(value)
     uploads = check_uploads([job], owner.name, owner.groups)
+    check_connections([job], owner.name, owner.groups)
     if job.notifications:
         mailer.check_recipient(owner.email)
     redacted, secrets = documents.extract(document)

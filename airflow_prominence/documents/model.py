@@ -60,6 +60,7 @@ class Task:
     type: str = "basic"
     procs_per_node: int | None = None
     credential: Credential | None = None
+    connection: str | None = None
     image_sha256: str | None = None
     app: str | None = None
     stdout: str | None = None

@@ -50,10 +50,9 @@ def parse(name: str) -> Reference:
     tag = "latest"
     if ":" in last:
         path, _, tag = path.rpartition(":")
-    if registry in _HUB_ALIASES:
-        registry = HUB
-        if "/" not in path:
-            path = "library/" + path
+    registry = canonical(registry)
+    if registry == HUB and "/" not in path:
+        path = "library/" + path
     wrong = (
         not _REGISTRY.fullmatch(registry)
         or not _REPOSITORY.fullmatch(path)
@@ -63,6 +62,11 @@ def parse(name: str) -> Reference:
     if wrong:
         raise PullError(f"image: {name!r} is not a valid image name")
     return Reference(registry, path, tag, digest)
+
+
+def canonical(registry: str) -> str:
+    """The one name of a registry: Docker Hub has several."""
+    return HUB if registry in _HUB_ALIASES else registry
 
 
 def is_url(name: str) -> bool:

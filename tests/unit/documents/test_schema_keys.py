@@ -80,7 +80,7 @@ JOB_CASES = {
     "task.workdir": Case(JOB, "tasks[0].workdir", "/tmp", "../x"),
     "task.type": Case(JOB, "tasks[0].type", "mpich", "mpi"),
     "task.procsPerNode": Case(MPI, "tasks[0].procsPerNode", 4, 5),
-    "task.imagePullCredential": Case(JOB, "tasks[0].imagePullCredential", {"username": "u", "token": "t"}, "t"),
+    "task.imagePullCredential": Case(JOB, "tasks[0].imagePullCredential", {"username": "u", "token": "t"}, "a b"),
     "task.imageSha256": Case(JOB, "tasks[0].imageSha256", "A0" * 32, "A0"),
     "task.app": Case(JOB, "tasks[0].app", "solver", "--solver"),
     "task.stdout": Case(JOB, "tasks[0].stdout", "out.txt", "/out.txt"),
