@@ -32,6 +32,8 @@ class Pulled:
         found: dict[str, Any] = {"imagePullStatus": self.status, "imagePullTime": round(self.seconds, 3)}
         if self.digest is not None:
             found["imageSha256"] = self.digest
+        if self.image is None:
+            found["imagePullError"] = self.why
         return found
 
     def report(self, index: int) -> dict[str, Any]:

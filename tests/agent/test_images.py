@@ -126,8 +126,8 @@ def test_what_cannot_be_pulled_fails_with_its_last_line(
         assert lease.end is not None
         assert lease.end["node_success"] is False
         [pull] = lease.end["execution"]["tasks"]
-        assert set(pull) == {"imagePullStatus", "imagePullTime"}
-        assert pull["imagePullStatus"] == "failed"
+        assert set(pull) == {"imagePullStatus", "imagePullTime", "imagePullError"}
+        assert (pull["imagePullStatus"], pull["imagePullError"]) == ("failed", lines(lease)[-1])
         assert "running" not in lease.kinds()
         node.forget(name)
 
