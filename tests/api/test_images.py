@@ -85,7 +85,6 @@ def test_names_that_are_no_uploads(alice: User, driver: Driver, node: PretendNod
     images = [
         "shub://user/tool:1",
         "https://a.example/x.sif?token=s",
-        "/data/x.sif",
         "registry.example:5000/a/b@sha256:",
     ]
     images[-1] += "0" * 64
