@@ -111,13 +111,12 @@ class Container(Work):
         self.runtime.kill(self.spec.name)
 
     def ran_out(self, code: int, rss_kb: int) -> bool:
-        # podman's group is gone with the container, and on hosts with both versions of groups podman itself can't tell:
-        # killed by nobody of ours, with as much memory as it might have
+        # podman's helper may be too late to see it: killed by nobody of ours, with as much memory as it might have
         full = rss_kb * 10 > self.spec.memory_mb * 1024 * 9
         return self._oom or (self.regroups and code == 128 + signal.SIGKILL and full)
 
     def end(self) -> None:
-        self._oom = self.runtime.oom_killed(self.spec.name)
+        self._oom = self.runtime.oom_killed(self.spec)
         self.runtime.cleanup(self.spec)
         self.group.remove()
 

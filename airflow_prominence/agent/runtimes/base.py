@@ -165,7 +165,7 @@ class Runtime(ABC):
         """What the container has used so far where the guard's children do not show it; call it while it runs."""
         return None
 
-    def oom_killed(self, name: str) -> bool:  # noqa: ARG002 - for those that override it
+    def oom_killed(self, spec: ContainerSpec) -> bool:  # noqa: ARG002 - for those that override it
         """Whether the kernel killed a process of an ended container for want of memory, where it `regroups`."""
         return False
 

@@ -82,8 +82,8 @@ class Docker(Runtime):
             return Usage(0.0, 0)
         return _cgroup_usage(pid)
 
-    def oom_killed(self, name: str) -> bool:
-        done = run([self._docker(), "inspect", "--format", "{{.State.OOMKilled}}", name], env=self._clean())
+    def oom_killed(self, spec: ContainerSpec) -> bool:
+        done = run([self._docker(), "inspect", "--format", "{{.State.OOMKilled}}", spec.name], env=self._clean())
         return done.stdout.strip() == b"true"
 
     def cleanup(self, spec: ContainerSpec) -> None:

@@ -13,7 +13,7 @@ from ..images.tree import remove_tree
 from . import writable
 from .base import ContainerSpec, Launch, Runtime, RuntimeUnavailable
 from .clientside import client_environment, exec_options, mount_option
-from .files import CLEAN, job_file, last_line, make_folder, refused, run, run_as
+from .files import CLEAN, SHELL, job_file, last_line, make_folder, refused, run, run_as
 from .rootfs import identity, make_workdir, mounts, refusal
 
 _GET = "install podman (Debian, Ubuntu: apt install podman runc catatonit; for an ordinary user also uidmap)"
@@ -51,7 +51,10 @@ class Podman(Runtime):
         if no is not None:
             return refused(*no, run_as(spec))
         options, environment = client_environment(spec, self._clean())
+        # podman's helper makes a file "oom" in the folder where it is started
+        folder = make_folder(self._told(spec), mode=0o711)
         argv = [
+            *(SHELL, "-c", 'cd "$0" && exec "$@"', folder),
             *self._command(),
             "run",
             "--rm",
@@ -89,10 +92,16 @@ class Podman(Runtime):
     def kill(self, name: str) -> None:
         run([*self._command(), "rm", "--force", "--ignore", "--time=0", name], env=self._clean())
 
+    def oom_killed(self, spec: ContainerSpec) -> bool:
+        return os.path.exists(os.path.join(self._told(spec), "oom"))
+
+    def _told(self, spec: ContainerSpec) -> str:
+        return os.path.join(spec.scratch, f"{spec.name}.told")
+
     def cleanup(self, spec: ContainerSpec) -> None:
         if self._left(spec.name):
             self.kill(spec.name)
-        for kind in ("env", "passwd", "group"):
+        for kind in ("env", "passwd", "group", "told"):
             remove_tree(os.path.join(spec.scratch, f"{spec.name}.{kind}"))
 
     def _left(self, name: str) -> bool:
