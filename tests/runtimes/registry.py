@@ -4,6 +4,7 @@ import base64
 import gzip
 import hashlib
 import json
+import ssl
 import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,9 +22,14 @@ def digest(data: bytes) -> str:
 
 
 class Registry:
-    """Holds blobs and tags; `fail` maps a path's beginning to how many times it shall answer 503 first."""
+    """Holds blobs and tags; `fail` maps a path's beginning to how many times it shall answer 503 first.
 
-    def __init__(self, credential: tuple[str, str] | None = None, bearer: bool = True) -> None:
+    With `certificate`, a file with a key and its certificate, it speaks TLS.
+    """
+
+    def __init__(
+        self, credential: tuple[str, str] | None = None, bearer: bool = True, certificate: str | None = None
+    ) -> None:
         self.blobs: dict[str, bytes] = {}
         self.manifests: dict[str, tuple[str, bytes]] = {}
         self.fail: Counter[str] = Counter()
@@ -41,6 +47,13 @@ class Registry:
                 """Quiet."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            # Shaken hands in the thread of each connection, or who hangs up in between would stop all.
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self.host = f"127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()
