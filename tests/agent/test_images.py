@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -130,6 +131,21 @@ def test_what_cannot_be_pulled_fails_with_its_last_line(
         assert (pull["imagePullStatus"], pull["imagePullError"]) == ("failed", lines(lease)[-1])
         assert "running" not in lease.kinds()
         node.forget(name)
+
+
+def test_a_registry_of_singularity_images(api: Api, node: Agent, files: FileServer, singularity_image: bytes) -> None:
+    found = json.dumps({"image": files.add("store/tool.sif", singularity_image)}).encode()
+    files.add("api/container/user/tool:v1", found)
+    files.add("api/container/user/moved:latest", json.dumps({"image": "file:///etc/passwd"}).encode())
+    host = f"127.0.0.1:{files.port}"
+    good = api.assign(L1, [{"argv": None, "image": f"shub://{host}/user/tool:v1"}], addresses=ANYWHERE)
+    assert ended(api, good) == ("completed", "", "run\n"), lines(good)
+    for name, sentence in (("missing", f"was not found at {host}"), ("moved", f"{host} names no address of the image")):
+        bad = api.assign(f"{L2}-{name}", [{"argv": None, "image": f"shub://{host}/user/{name}"}], addresses=ANYWHERE)
+        assert ended(api, bad)[:2] == ("failed", FAILED)
+        assert lines(bad)[-1].endswith(sentence)
+        node.forget(f"{L2}-{name}")
+    node.forget(L1)
 
 
 def test_an_image_on_the_jobs_volume(api: Api, node: Agent, folder: Path, singularity_image: bytes) -> None:
