@@ -13,7 +13,7 @@ import os
 import resource
 import signal
 import time
-from typing import Callable, NoReturn
+from typing import Callable, NoReturn, Sequence
 
 from . import linux
 
@@ -59,16 +59,16 @@ def _prctl(option: int, first: int, second: int = 0) -> int:
 # -- finding it
 
 
-def find(guard: int) -> int | None:
-    """The first process of the container below `guard`: in another file system than ours, and no more its starter."""
-    own = os.stat("/proc/self/ns/mnt").st_ino
+def find(guard: int, kinds: Sequence[str] = ("mnt",)) -> int | None:
+    """The first process of the container below `guard`: in other namespaces than ours, and no more its starter."""
+    own = {kind: os.stat(f"/proc/self/ns/{kind}").st_ino for kind in kinds}
     programs: dict[int, set[tuple[int, int]]] = {guard: set()}
     for found in linux.descendants(guard):
         if found.state in "ZX":
             continue
         try:
             program = os.stat(f"/proc/{found.pid}/exe")
-            inside = os.stat(f"/proc/{found.pid}/ns/mnt").st_ino != own
+            inside = all(os.stat(f"/proc/{found.pid}/ns/{kind}").st_ino != ours for kind, ours in own.items())
         except OSError:
             continue  # it has ended, or it lets nobody look
         starters = programs.get(found.ppid, set())

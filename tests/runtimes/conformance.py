@@ -44,6 +44,8 @@ _ARGS = 'printf "%s\\0" "$@"'
 # What Singularity's own build writes, as far as it matters; the app's part is from its 95-apps.sh.
 _SCRIPTS = {
     ".singularity.d/env/10-docker2singularity.sh": 'export PATH="/opt/bin:/bin"\nexport BOTH="${BOTH:-image}"\n',
+    # every image has it that a Singularity of version 2.4 or younger has built, and apptainer relies on it
+    ".singularity.d/env/99-base.sh": "#!/bin/sh\n",
     ".singularity.d/env/90-environment.sh": 'export FROM_IMAGE="image value"\nexport OVER=image\nexport HOME=/root\n',
     ".singularity.d/env/95-apps.sh": '[ -z "$SINGULARITY_APPNAME" ] || export APP="/scif/apps/$SINGULARITY_APPNAME"\n',
     ".singularity.d/runscript": '#!/bin/sh\necho runscript "$@" "$FROM_IMAGE"\n',
@@ -221,7 +223,8 @@ def _inside(job: Job) -> list[str]:
     task = "cd; echo kept >f; echo t >/tmp/t; echo $$ >pid; cd /opt"
     [done] = job.inside(task, ["sh", "-c", _INSIDE], image=IMAGE, env={"N": "a b", "BOTH": "task"}, workdir="/opt")
     lines = done.text.splitlines()
-    assert lines[5] == str(job_user()[0]), done
+    if lines[5:6] != [str(job_user()[0])]:
+        return [str(done)]
     # What may be gained by a program is nothing either way; udocker and podman say so in different words.
     return [*lines[:5], *(line for line in lines[6:] if not line.startswith("CapBnd"))]
 
@@ -347,4 +350,4 @@ def observe(runtime: str, engine_dir: str, images: str, folder: str, writable: b
 
 
 if __name__ == "__main__":
-    print(json.dumps(observe(*sys.argv[1:5], writable=sys.argv[5] == "writable")))
+    print(json.dumps(observe(*sys.argv[1:5], writable=sys.argv[5] == "writable"), default=str))

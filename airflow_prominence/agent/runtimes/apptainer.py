@@ -79,7 +79,8 @@ class Apptainer(Runtime):
         return Launch([*outer, *become, *argv], environment, None)
 
     def inside(self, spec: ContainerSpec, argv: List[str], more: Dict[str, str], guard: int) -> Optional[Launch]:
-        return entered(spec, argv, more, guard)
+        # as root we start it in a file system of its own already
+        return entered(spec, argv, more, guard, ("mnt", "pid"))
 
     def cleanup(self, spec: ContainerSpec) -> None:
         for kind in ("passwd", "group"):
