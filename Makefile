@@ -46,7 +46,7 @@ test-survival: dev-venv ## kill -9 and SIGSTOP at bad moments: nothing is lost, 
 test-deploy: dev-venv ## docker-compose.yaml and the docker runtime on a real Docker daemon
 	@deploy/test.sh deploy
 
-test-sites: dev-venv ## apptainer, in a Debian root made on the spot, against the table of all runtimes
+test-sites: dev-venv ## apptainer in a Debian root made on the spot, podman and udocker, S3 and WebDAV through the whole stack
 	@deploy/test.sh sites
 
 test-login: dev-venv ## prominence login and a notebook, at a real OpenID Connect issuer with a real browser

@@ -66,8 +66,8 @@ deploy)
     ;;
 sites)
     # shellcheck disable=SC2086 - words
-    install_needed $sites
-    PYTEST_ARGS="-m sites ${PYTEST_ARGS:-}" step "tests as on a site's machine" suites runtimes
+    install_needed $runtimes $sites
+    PYTEST_ARGS="-m sites ${PYTEST_ARGS:-}" step "tests as on a site's machine" suites runtimes agent integration
     ;;
 login)
     # shellcheck disable=SC2086 - words

@@ -61,12 +61,14 @@ def test_what_cannot_be_run_says_so(api: Api, node: Agent) -> None:
 def test_nobody_inside_can_look_into_or_hold_up_the_agents_processes(api: Api, node: Agent) -> None:
     # The job waits for the first process of a command, which is a copy of the agent, and tries to read it.
     # What was read counts if the process is still the agent's afterwards: it may have become the command meanwhile.
+    # The files of one that has just ended can be opened, too, but there is nothing in them.
     script = """
+got() { [ "$(head -c 1 $p/$1 2>/dev/null | wc -c)" = 1 ]; }
 ours() { case $(cat $p/comm 2>/dev/null) in prominence*|python*|pytest*) ;; *) return 1;; esac; }
 while :; do for p in /proc/[0-9]*; do
   if ours; then
-    cat $p/environ > /dev/null 2>&1 && ours && echo read environ
-    head -c 1 $p/maps > /dev/null 2>&1 && ours && echo read maps
+    got environ && ours && echo read environ
+    got maps && ours && echo read maps
     ls $p/fd > /dev/null 2>&1 && ls $p/fd/* > /dev/null 2>&1 && ours && echo read fds
     echo tried $(cat $p/comm) > trying; mv trying tried
   fi; done; done"""

@@ -18,6 +18,8 @@ from .apiserver import L1, L2, Api, Lease
 from .conftest import Agent, alive, eventually
 from .test_jobs import sh
 
+pytestmark = pytest.mark.sites
+
 ANYWHERE = {"private": True, "loopback": True}
 WRITE = """
 cd "$BIND_data"; cat given; ./tool

@@ -49,7 +49,9 @@ def test_clearing_an_ended_job_opens_one_attempt(database: Any, alice: User, dri
     assert run.contact()["phase"] == "done"
     run.clear()
     seen = [run.contact() for _ in range(2)]
-    assert [(view["attempt"], view["phase"], view["node_success"]) for view in seen] == [(2, "queued", None)] * 2
+    assert [(view["attempt"], view["node_success"]) for view in seen] == [(2, None)] * 2
+    # a pass of the placer's own may have come between
+    assert {view["phase"] for view in seen} <= {"queued", "ready"}
     assert alice.describe(job)["status"] == "pending"
     assert "endTime" not in alice.describe(job)["events"]
     driver.claim(job)

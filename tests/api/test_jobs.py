@@ -59,7 +59,10 @@ def test_defaults_are_shown(alice: User) -> None:
         ({"resources": {"cpus": 0, "memory": 1}}, "resources.cpus"),
         ({"resources": {"cpus": 1, "memory": 1, "gpu": 1}}, "resources.gpu"),
         ({"tasks": []}, "tasks"),
-        ({"resources": {"cpus": 1, "memory": 1, "cpusRange": [1, 2]}}, "resources.cpusRange: is not supported yet"),
+        (
+            {"resources": {"cpus": 1, "memory": 1, "nodes": 2}},
+            "resources.nodes: more than one node is not supported yet",
+        ),
     ],
 )
 def test_a_refusal_is_one_sentence_that_names_the_field(alice: User, change: dict[str, Any], words: str) -> None:

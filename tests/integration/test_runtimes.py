@@ -80,7 +80,13 @@ class Node:
         return {**document, **changes}
 
 
-@pytest.fixture(scope="module", params=["podman", "udocker", pytest.param("docker", marks=pytest.mark.deploy)])
+def _at_sites(runtime: str) -> Any:
+    return pytest.param(runtime, marks=pytest.mark.sites)
+
+
+@pytest.fixture(
+    scope="module", params=[_at_sites("podman"), _at_sites("udocker"), pytest.param("docker", marks=pytest.mark.deploy)]
+)
 def node(request: pytest.FixtureRequest, stack: Stack) -> Iterator[Node]:
     folder = Path(tempfile.mkdtemp(prefix="prominence-node-", dir="/var/tmp"))
     folder.chmod(0o755)

@@ -18,6 +18,8 @@ from tests.integration.conftest import keep_logs
 from tests.integration.stacks import Stack
 from tests.s3 import S3Server
 
+pytestmark = pytest.mark.sites
+
 BUCKET = "prominence"
 
 

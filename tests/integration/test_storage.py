@@ -14,6 +14,8 @@ import pytest
 from tests.integration.stacks import Stack, until
 from tests.webdav import PASSWORD, USER, WebDav, need_mounts
 
+pytestmark = pytest.mark.sites
+
 FAILED = "Unable to mount storage volume"
 WORK = "sh -c 'cat /data/given; echo from inside >/data/made; mkdir /data/d; cp /data/made /data/d/copy; ls /data'"
 

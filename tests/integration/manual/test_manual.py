@@ -151,9 +151,11 @@ def desk(stack: Stack, names: dict[str, str], tmp_path: Path) -> Iterator[Desk]:
         thread.start()
         user = Desk(stack, tmp_path, names, f"http://127.0.0.1:{server.server_address[1]}")
         yield user
-        if "job" in user.names:
-            with stack.client() as client:
+        with stack.client() as client:
+            if "job" in user.names:
                 client.delete(f"/jobs/{user.names['job']}")
+            for upload in client.get("/data").json():
+                client.delete(f"/data/{upload['name']}")
         server.shutdown()
         thread.join()
 
