@@ -211,7 +211,8 @@ def _read_assignment(stack: Stack, planted: Planted, job: int) -> None:
     def held() -> dict[str, Any] | None:
         for path in (stack.places.node / "leases").glob("*/assignment.json"):
             assignment: dict[str, Any] = json.loads(path.read_text())
-            if assignment["job"] == job:
+            # a lease that has ended keeps nothing of it
+            if assignment.get("job") == job:
                 return assignment
         return None
 
