@@ -148,10 +148,7 @@ def _drop_everything() -> None:
 
 def _become(user: tuple[int, int] | None) -> None:
     if user is not None:
-        uid, gid = user
-        os.setgroups([])
-        os.setresgid(gid, gid, gid)
-        os.setresuid(uid, uid, uid)
+        linux.become(*user)
     # a change of user has done this already, for the agent that is no root it is yet to be done
     _check(_prctl(_PR_SET_DUMPABLE, 0), "dumpable")
 

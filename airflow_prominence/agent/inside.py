@@ -112,9 +112,7 @@ class Archive(Work):
         def child(out: int) -> None:
             os.environ["PROMINENCE_COMMAND"] = self._order.id
             if os.geteuid() == 0:
-                os.setgroups([])
-                os.setresgid(self._user.gid, self._user.gid, self._user.gid)
-                os.setresuid(self._user.uid, self._user.uid, self._user.uid)
+                linux.become(self._user.uid, self._user.gid)
             answer = {}
             try:
                 with os.fdopen(self._target, "wb", closefd=False) as target:

@@ -193,6 +193,13 @@ def send(targets: Iterable[int], signum: int) -> None:
             continue  # gone, or a setuid program that only its own end can stop
 
 
+def become(uid: int, gid: int) -> None:
+    """Be this user from now on, in no other group and without a way back; for root."""
+    os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+
+
 def kill_user(uid: int) -> None:
     """SIGKILL everything of `uid` in one system call, which even a fork bomb cannot outrun."""
     pid = os.fork()

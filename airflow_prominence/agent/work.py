@@ -134,10 +134,7 @@ def execute(launch: Launch, group: Cgroup, marker: str, last: Callable[[], None]
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     parent = os.getppid()
     if launch.run_as is not None:
-        uid, gid = launch.run_as
-        os.setgroups([])
-        os.setresgid(gid, gid, gid)
-        os.setresuid(uid, uid, uid)
+        linux.become(*launch.run_as)
     # after the change of user, which clears it
     if not linux.die_with_parent(signal.SIGKILL, parent):
         os._exit(137)

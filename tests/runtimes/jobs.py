@@ -13,8 +13,9 @@ from typing import Any
 from airflow_prominence.agent import enter
 from airflow_prominence.agent.images.cache import ImageCache
 from airflow_prominence.agent.images.model import Stored, Wanted
+from airflow_prominence.agent.linux import become
 from airflow_prominence.agent.runtimes import ContainerSpec, Launch, Runtime
-from airflow_prominence.agent.runtimes.files import become, make_folder, run
+from airflow_prominence.agent.runtimes.files import make_folder, run
 
 POOL_UID = 64321
 
@@ -94,7 +95,7 @@ class Job:
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                preexec_fn=None if user is None else lambda: become(user),  # noqa: PLW1509 - as the agent does
+                preexec_fn=None if user is None else lambda: become(*user),  # noqa: PLW1509 - as the agent does
                 start_new_session=True,
             ) as running:
                 assert running.stdout is not None

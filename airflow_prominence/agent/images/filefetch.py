@@ -10,6 +10,7 @@ import urllib.parse
 from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 
+from .. import linux
 from .download import Download, Transfer, host_of
 from .model import Credential, Image, PullError, Stored, Wanted
 from .reference import is_hub, is_loopback
@@ -191,7 +192,7 @@ def _started(argv: List[str], user: Optional[Tuple[int, int]]) -> "subprocess.Po
         if sys.version_info >= (3, 9):
             more = {"user": user[0], "group": user[1], "extra_groups": []}
         else:
-            more = {"preexec_fn": lambda: _become(user)}
+            more = {"preexec_fn": lambda: linux.become(*user)}
     return subprocess.Popen(
         argv,
         stdin=subprocess.DEVNULL,
@@ -201,9 +202,3 @@ def _started(argv: List[str], user: Optional[Tuple[int, int]]) -> "subprocess.Po
         env=_ENVIRONMENT,
         **more,
     )
-
-
-def _become(user: Tuple[int, int]) -> None:
-    os.setgroups([])
-    os.setgid(user[1])
-    os.setuid(user[0])

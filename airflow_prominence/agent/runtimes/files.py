@@ -5,6 +5,7 @@ import subprocess
 import sys
 from typing import Any, Dict, List, Optional, Tuple
 
+from .. import linux
 from ..images.tree import remove_tree
 from .base import ContainerError, ContainerSpec, Launch
 
@@ -69,7 +70,7 @@ def run(
         if sys.version_info >= (3, 9):
             more = {"user": user[0], "group": user[1], "extra_groups": []}
         else:
-            more = {"preexec_fn": lambda: become(user)}
+            more = {"preexec_fn": lambda: linux.become(*user)}
     environment = dict(CLEAN if env is None else env)
     try:
         return subprocess.run(
@@ -89,12 +90,6 @@ def run(
 def last_line(done: "subprocess.CompletedProcess[bytes]") -> str:
     lines = (done.stderr or done.stdout).decode("utf-8", "replace").strip().splitlines()
     return lines[-1] if lines else f"exit code {done.returncode}"
-
-
-def become(user: Tuple[int, int]) -> None:
-    os.setgroups([])
-    os.setgid(user[1])
-    os.setuid(user[0])
 
 
 def settle(partial: str, target: str) -> None:

@@ -33,9 +33,7 @@ def become(user: User) -> None:
     parent = os.getppid()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if os.geteuid() == 0:
-        os.setgroups([])
-        os.setresgid(user.gid, user.gid, user.gid)
-        os.setresuid(user.uid, user.uid, user.uid)
+        linux.become(user.uid, user.gid)
     # after the change of user, which clears it
     if not linux.die_with_parent(signal.SIGKILL, parent):
         os._exit(137)

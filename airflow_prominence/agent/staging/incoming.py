@@ -5,57 +5,38 @@ from __future__ import annotations
 import os
 import stat
 
-from .. import spool
-from ..assignment import Artifact, Assignment
-from ..node import Node
-from ..paths import LeasePaths
+from ..assignment import Artifact
 from ..stage import JobFolders, write_inputs
-from ..supervise import Supervisor
-from ..users import User
 from ..work import Call
 from .artifacts import DOWNLOAD_FAILED, UNPACK_FAILED, Place, StageIn, StagingFailed
+from .work import Staging
 
 
-class Incoming:
+class Incoming(Staging):
     """Fills a job's home. Raises StagingFailed, BadInput, or what the supervisor raises when the job must end."""
 
-    def __init__(
-        self,
-        paths: LeasePaths,
-        assignment: Assignment,
-        user: User,
-        node: Node,
-        supervisor: Supervisor,
-        reports: spool.Writer,
-    ) -> None:
-        self._paths = paths
-        self._assignment = assignment
-        self._user = user
-        self._node = node
-        self._supervisor = supervisor
-        self._reports = reports
-        self._left = assignment.resources.disk_mb << 20
-
     def fill(self, folders: JobFolders) -> None:
-        for artifact in self._assignment.artifacts:
-            self._stage(artifact, folders)
-        write_inputs(self._assignment.inputs, folders.home, self._user)
-        for artifact in self._assignment.artifacts:
+        left = self.assignment.resources.disk_mb << 20
+        for artifact in self.assignment.artifacts:
+            left -= self._stage(artifact, folders, left)
+        write_inputs(self.assignment.inputs, folders.home, self.user)
+        for artifact in self.assignment.artifacts:
             if artifact.mount is not None:
                 check_mount(folders.home, artifact.mount[0])
 
-    def _stage(self, artifact: Artifact, folders: JobFolders) -> None:
+    def _stage(self, artifact: Artifact, folders: JobFolders, left: int) -> int:
+        """How many bytes of the `left` ones of the job's disk it takes."""
         place = Place(
             home=folders.home,
             scratch=folders.scratch,
-            user=self._user,
-            owner=self._assignment.owner,
-            allowed=self._assignment.allowed,
-            ca_file=self._node.ca_file,
-            left=self._left,
+            user=self.user,
+            owner=self.assignment.owner,
+            allowed=self.assignment.allowed,
+            ca_file=self.node.ca_file,
+            left=left,
         )
-        stage_in = StageIn(artifact, place, self._node.artifacts())
-        result = self._supervisor.guarded(Call(stage_in.run, self._paths.marker))
+        stage_in = StageIn(artifact, place, self.node.artifacts())
+        result = self.supervisor.guarded(Call(stage_in.run, self.paths.marker))
         answer = result["answer"]
         if "lines" not in answer:
             why = answer.get("failed") or "Artifact {}: fetching broke off with {}".format(
@@ -63,8 +44,8 @@ class Incoming:
             )
             raise StagingFailed(str(answer.get("reason") or DOWNLOAD_FAILED), str(why))
         for line in answer["lines"]:
-            self._reports.add("log", {"message": line})
-        self._left -= int(answer["size"])
+            self.reports.add("log", {"message": line})
+        return int(answer["size"])
 
 
 def check_mount(home: str, folder: str) -> None:
