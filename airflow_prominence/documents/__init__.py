@@ -1,6 +1,7 @@
 """What users submit: JSON Schemas, parsing, defaults, factory expansion. Pure: no database, no network, no Airflow."""
 
 from airflow_prominence.documents.commands import substitute, task_argv, task_workdir
+from airflow_prominence.documents.dropin import DropIn, DropInError, dag_id_of, is_drop_in, parse_drop_in
 from airflow_prominence.documents.errors import DocumentError
 from airflow_prominence.documents.expansion import ExpandedJob, edges, expand
 from airflow_prominence.documents.files import artifact_file_name
@@ -23,6 +24,7 @@ from airflow_prominence.documents.model import (
     Workflow,
     WorkflowPolicies,
 )
+from airflow_prominence.documents.parameters import put_in
 from airflow_prominence.documents.schemas import job_form_schema, schema, schema_bytes
 from airflow_prominence.documents.secrets import extract, redact, restore
 from airflow_prominence.documents.support import unsupported
@@ -34,6 +36,8 @@ __all__ = [
     "Artifact",
     "Credential",
     "DocumentError",
+    "DropIn",
+    "DropInError",
     "ExpandedJob",
     "Factory",
     "Input",
@@ -49,17 +53,21 @@ __all__ = [
     "Workflow",
     "WorkflowPolicies",
     "artifact_file_name",
+    "dag_id_of",
     "edges",
     "expand",
     "extract",
+    "is_drop_in",
     "is_uploaded_artifact",
     "is_uploaded_image",
     "job_form_schema",
     "loads",
     "normalise",
     "normalise_workflow",
+    "parse_drop_in",
     "parse_job",
     "parse_workflow",
+    "put_in",
     "redact",
     "restore",
     "schema",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from airflow_prominence.documents.model import Task
 
@@ -25,6 +25,20 @@ def substitute(text: str, values: Mapping[str, str], *, dollars: bool = False) -
         return "$" if name is None else values.get(name, match[0])
 
     return (_NAME_OR_DOLLAR if dollars else _NAME).sub(replacement, text)
+
+
+def changed_command(cmd: str, change: Callable[[str], str]) -> str:
+    """The command with each of its words changed: one with blanks or quotes then stays one word."""
+    changed = change(cmd)
+    words = [change(word) for word in shlex.split(cmd)]
+    return changed if _splits_into(changed, words) else shlex.join(words)
+
+
+def _splits_into(cmd: str, words: list[str]) -> bool:
+    try:
+        return shlex.split(cmd) == words
+    except ValueError:
+        return False
 
 
 def names_in(text: str) -> Iterator[str]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from airflow_prominence.documents.commands import substitute, task_argv
+from airflow_prominence.documents.commands import changed_command, substitute
 from airflow_prominence.documents.factories import Value, points_of, value_text
 from airflow_prominence.documents.model import Artifact, Job, Task, Workflow
 from airflow_prominence.documents.workflows import factory_of_job
@@ -87,18 +86,9 @@ def edges(workflow: Workflow, jobs: Iterable[ExpandedJob]) -> Iterator[tuple[str
 
 
 def _task(task: Task, texts: Mapping[str, str]) -> Task:
-    env = {name: substitute(text, texts, dollars=True) for name, text in task.env.items()}
-    if task.cmd is None:
-        return replace(task, env=env)
-    cmd = substitute(task.cmd, texts, dollars=True)
-    words = task_argv(task, {}, texts)
-    assert words is not None
-    # A value with blanks or quotes stays within its word, whoever splits the command again
-    return replace(task, env=env, cmd=cmd if _splits_into(cmd, words) else shlex.join(words))
+    def put_in(text: str) -> str:
+        return substitute(text, texts, dollars=True)
 
-
-def _splits_into(cmd: str, words: tuple[str, ...]) -> bool:
-    try:
-        return tuple(shlex.split(cmd)) == words
-    except ValueError:
-        return False
+    env = {name: put_in(text) for name, text in task.env.items()}
+    # Whoever splits the command again finds the words that it has now
+    return replace(task, env=env, cmd=None if task.cmd is None else changed_command(task.cmd, put_in))

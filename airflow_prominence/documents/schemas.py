@@ -20,7 +20,7 @@ from jsonschema.exceptions import ValidationError
 
 from airflow_prominence.documents.errors import DocumentError, path_of, quoted
 
-Kind = Literal["job", "workflow"]
+Kind = Literal["job", "workflow", "airflow"]
 
 _ENOUGH_ERRORS = 100
 _NOUNS = {

@@ -19,6 +19,8 @@ MAX_WORD_BYTES = 128 * 1024 - 1
 # ... and with more than a quarter of the stack limit in all; the runtime needs a part of it
 MAX_EXEC_BYTES = 1_000_000
 
+PARAMETER_PREFIX = "PROMINENCE_PARAMETER_"
+
 _SPACE_OR_CONTROL = re.compile(r"[\s\x00-\x20\x7f-\x9f]")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _SIF = (".sif", ".simg")
@@ -108,7 +110,8 @@ def _check_cmd(cmd: str | None, kind: str, env: dict[str, str], path: Path) -> N
 
 def _check_env(env: dict[str, str], path: Path) -> None:
     for name in env:
-        if name.startswith("PROMINENCE_"):
+        # A parameter's variable is a job's own: whoever clones one that has them sends them along
+        if name.startswith("PROMINENCE_") and not name.startswith(PARAMETER_PREFIX):
             raise DocumentError(path_of((*path, name)), "cannot be set: names starting with PROMINENCE_ are reserved")
 
 
