@@ -25,7 +25,10 @@ class Input:
 
 @dataclass(frozen=True)
 class Artifact:
-    """`mount` is (folder in the job's home, path in the container); `ours` has a URL that the API has signed."""
+    """`mount` is (folder in the job's home, path in the container); `ours` has a URL that the API has signed.
+
+    `stored` is the path in the container of one on the job's storage, which has no URL.
+    """
 
     url: str = field(repr=False)
     filename: str
@@ -33,6 +36,7 @@ class Artifact:
     executable: bool
     sha256: str | None
     ours: bool
+    stored: str | None
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,15 @@ class Output:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What is stored after the tasks, in which folder of the object store, and where to ask for URLs."""
+    """What is stored after the tasks, in which folder of the object store, and where to ask for URLs.
+
+    Or in which folder of the job's storage, if `on_volume`.
+    """
 
     wanted: tuple[Output, ...]
     folder: str
     url: str
+    on_volume: bool
 
 
 @dataclass(frozen=True)
@@ -190,6 +198,7 @@ def _artifact(index: int, raw: Any) -> Artifact:
         executable=raw.get("executable") is True,
         sha256=None if sha256 is None else str(sha256),
         ours=raw.get("ours") is True,
+        stored=_text_or_none(where, raw, "stored"),
     )
 
 
@@ -204,8 +213,15 @@ def _outputs(raw: Mapping[str, Any]) -> Outputs:
             raise BadAssignment(f"{where}name: must be a path below the job's home")
         wanted.append(output)
     if not wanted:
-        return Outputs((), "", "")
-    return Outputs(tuple(wanted), _get("", raw, "outputs_folder", str), _get("", raw, "output_url", str))
+        return Outputs((), "", "", False)
+    folder: str = _get("", raw, "outputs_folder", str)
+    if raw.get("outputs_on_storage") is not True:
+        return Outputs(tuple(wanted), folder, _get("", raw, "output_url", str), False)
+    if raw.get("storage") is None:
+        raise BadAssignment("outputs_on_storage: the job has no storage")
+    if "\0" in folder or ".." in folder.split("/"):
+        raise BadAssignment("outputs_folder: must be a path below the storage's root")
+    return Outputs(tuple(wanted), folder, "", True)
 
 
 def _check_name(where: str, name: str) -> None:

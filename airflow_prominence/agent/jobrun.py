@@ -22,8 +22,8 @@ from .runtimes.base import HOME, TMP, ContainerSpec, RuntimeUnavailable
 from .sidecars import Sidecars
 from .staging.artifacts import DOWNLOAD_FAILED, StagingFailed
 from .staging.incoming import Incoming, check_mount
+from .staging.keeping import NOT_STORED
 from .staging.outgoing import Outgoing
-from .staging.outputs import NOT_STORED
 from .staging.tree import FOLDER, Tree, Unsafe, parts_of
 from .storage.attach import MOUNT_FAILED, Attachment
 from .storage.model import Unmountable
@@ -113,8 +113,9 @@ class Job:
     def _outcome(self) -> Outcome:
         try:
             try:
-                self._stage_in()
+                self._make_folders()
                 self._attach()
+                self._stage_in()
                 for index, task in enumerate(self._assignment.tasks):
                     self._pull(index, task)
             except JobFailed as failure:
@@ -148,6 +149,8 @@ class Job:
         """The same when the outputs are stored; what is missing counts against a job that has come to its end."""
         try:
             reason = self._stage_out()
+        except JobFailed as failure:
+            reason = self._failed(failure).reason
         except GuardFailed as failure:
             self._reports.add("log", {"message": f"Storing outputs: {failure}"})
             reason = NOT_STORED
@@ -160,16 +163,18 @@ class Job:
     # -- storage
 
     def _attach(self) -> None:
-        if self._storage is None:
-            return
-        began = time.monotonic()
+        if self._storage is not None:
+            began = time.monotonic()
+            self._mount(self._storage)
+            self._stage_in_s += time.monotonic() - began
+
+    def _mount(self, storage: Attachment) -> None:
         try:
-            self._storage.attach()
+            storage.attach()
         except Unmountable as error:
             raise JobFailed(MOUNT_FAILED, f"Storage could not be mounted: {error}") from error
         except OSError as error:
             raise JobFailed(MOUNT_FAILED, f"Storage could not be mounted: {error.strerror}") from error
-        self._stage_in_s += time.monotonic() - began
 
     def _in_storage(self, path: str) -> Stored | None:
         found = None if self._storage is None else self._storage.host_path(path)
@@ -179,35 +184,44 @@ class Job:
 
     def _parted(self, outcome: Outcome) -> Outcome:
         """The same when the storage has all that was written to it; that of a job that was killed is gone already."""
-        left = [] if self._storage is None or outcome.status == "killed" else self._storage.detach()
+        storage, killed = self._storage, outcome.status == "killed"
+        left = [] if storage is None or (killed and not storage.attached) else storage.detach()
         if not left:
             return outcome
         names = ", ".join(left[:5]) + (" and more" if len(left) > 5 else "")
-        return self._failed(
+        lost = self._failed(
             JobFailed(SAVE_FAILED, f"Storage: {len(left)} files could not be stored on the server: {names}")
         )
+        return outcome if killed else lost
 
     # -- stage in and pull
 
-    def _stage_in(self) -> None:
-        began = time.monotonic()
+    def _make_folders(self) -> None:
         self._reports.add("stage_in")
-        incoming = Incoming(self._paths, self._assignment, self._user, self._node, self._supervisor, self._reports)
         try:
             self._folders = stage.make(self._paths.job, self._user)
-            incoming.fill(self._folders)
+        except OSError as error:
+            raise JobFailed(EXEC_FAILED, f"the job's folder can't be made: {error}") from error
+
+    def _stage_in(self) -> None:
+        if self._folders is None:
+            return
+        began = time.monotonic()
+        incoming = Incoming(self._paths, self._assignment, self._user, self._node, self._supervisor, self._reports)
+        try:
+            incoming.fill(self._folders, {} if self._storage is None else self._storage.roots)
         except StagingFailed as error:
             raise JobFailed(error.reason, str(error)) from error
         except stage.BadInput as error:
             raise JobFailed(DOWNLOAD_FAILED, str(error)) from error
         except OSError as error:
-            raise JobFailed(EXEC_FAILED, f"the job's folder can't be made: {error}") from error
+            raise JobFailed(EXEC_FAILED, f"the job's folder can't be filled: {error}") from error
         streams = [spool.stream_path(self._paths.spool, name) for name in spool.STREAMS]
         disk = self._assignment.resources.disk_mb
         uid = self._user.uid if self._user.own else None
         self._supervisor.disk = DiskWatch([self._paths.job, self._paths.storage], streams, disk, uid)
         if self._assignment.inputs or self._assignment.artifacts:
-            self._stage_in_s = time.monotonic() - began
+            self._stage_in_s += time.monotonic() - began
 
     def _pull(self, index: int, task: Task) -> None:
         command = self._node.runtimes.get(task.runtime)
@@ -233,8 +247,12 @@ class Job:
         if not self._assignment.outputs.wanted or self._folders is None:
             return None
         began = time.monotonic()
+        if self._assignment.outputs.on_volume and self._storage is not None and not self._storage.attached:
+            # what ended the tasks has ended the mount with them
+            self._mount(self._storage)
         outgoing = Outgoing(self._paths, self._assignment, self._user, self._node, self._supervisor, self._reports)
-        reason = outgoing.store(self._folders, self._roots(self._folders))
+        volume = None if self._storage is None else self._storage.point
+        reason = outgoing.store(self._folders, self._roots(self._folders), volume)
         self._stage_out_s = time.monotonic() - began
         return reason
 

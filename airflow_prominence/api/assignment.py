@@ -22,7 +22,7 @@ def assignment(session: Session, lease: Lease) -> dict[str, Any]:
     job = session.get_one(Job, lease.job_id)
     document = secrets_restored(job.document, secrets_of(session, job.id))
     parsed = documents.parse_job(document, settings().limits)
-    substitutions = {"PROMINENCE_JOB_ID": str(job.id)}
+    substitutions = staging.substitutions(job)
     return {
         "lease": lease.id,
         "job": job.id,

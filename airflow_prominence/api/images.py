@@ -23,6 +23,10 @@ def source(job: Job, parsed: documents.Job, task: documents.Task) -> dict[str, A
             found["image_refusal"] = f"image: imagePullCredential: {error}"
     if credential is not None:
         found["credential"] = {"username": credential.username, "token": credential.token}
+    storage = parsed.storage
+    by_name = documents.is_uploaded_image(task.image) or task.image.startswith("/")
+    if storage is not None and storage.default and by_name:
+        found["image"] = documents.stored_path(storage, task.image)
     if ("Image", task.image) in documents.uploads_of(parsed):
         found.update(_upload(job, task))
     return found

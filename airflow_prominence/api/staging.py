@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from typing import Any
 
 from airflow_prominence import documents
@@ -21,6 +22,11 @@ from airflow_prominence.store import outputs as stored
 from airflow_prominence.store.tables import Job
 
 
+def substitutions(job: Job) -> dict[str, str]:
+    """Return the ids that may stand in a job's commands and folders, by the names that stand for them."""
+    return {"PROMINENCE_JOB_ID": str(job.id)}
+
+
 def artifacts(job: Job, parsed: documents.Job) -> list[dict[str, Any]]:
     """Return a job's artifacts with a URL each, as JSON values."""
     return [
@@ -28,13 +34,15 @@ def artifacts(job: Job, parsed: documents.Job) -> list[dict[str, Any]]:
             "filename": documents.artifact_file_name(artifact.url),
             "mountpoint": None if artifact.mount is None else ":".join(artifact.mount),
             "executable": artifact.executable,
-            **_source(job, artifact.url),
+            **_source(job, parsed.storage, artifact.url),
         }
         for artifact in parsed.artifacts
     ]
 
 
-def _source(job: Job, url: str) -> dict[str, Any]:
+def _source(job: Job, storage: documents.Storage | None, url: str) -> dict[str, Any]:
+    if storage is not None and storage.default and documents.is_uploaded_artifact(url):
+        return {"url": "", "sha256": None, "ours": False, "stored": documents.stored_path(storage, url)}
     if not documents.is_uploaded_artifact(url):
         return {"url": url, "sha256": None, "ours": False}
     try:
@@ -61,6 +69,9 @@ def outputs(job: Job, parsed: documents.Job) -> dict[str, Any]:
     """
     wanted = [{"kind": "file", "name": name} for name in parsed.output_files]
     wanted += [{"kind": "dir", "name": name} for name in parsed.output_dirs]
+    if parsed.storage is not None and parsed.storage.default:
+        folder = documents.output_folder(parsed.storage.directory, substitutions(job))
+        return {"outputs": wanted, "outputs_folder": folder, "outputs_on_storage": True}
     return {
         "outputs": wanted,
         "outputs_folder": scratch_folder(job.uid),
@@ -68,12 +79,19 @@ def outputs(job: Job, parsed: documents.Job) -> dict[str, Any]:
     }
 
 
-def with_urls(view: dict[str, Any], uid: str) -> dict[str, Any]:
-    """Complete a job's description: each output that is stored has a URL that is good for seven days."""
+def with_urls(view: dict[str, Any], job: Job) -> dict[str, Any]:
+    """Complete a job's description: each output that is stored has a URL that is good for seven days.
+
+    One on its user's own storage has its ``path`` there instead: nobody can fetch it without the user's account.
+    """
+    elsewhere = stored.on_users_storage(job)
     for key in stored.KINDS.values():
         for item in view.get(key, ()):
             file = item.pop("file", None)
-            item["url"] = (
-                "" if file is None else object_store().url_to_get(output_key(uid, file), OUTPUT_GET_LIFETIME_S)
-            )
+            item["url"] = ""
+            if file is not None and elsewhere:
+                folder = documents.output_folder(job.document["storage"].get("directory"), substitutions(job))
+                item["path"] = posixpath.join(folder, file)
+            elif file is not None:
+                item["url"] = object_store().url_to_get(output_key(job.uid, file), OUTPUT_GET_LIFETIME_S)
     return view

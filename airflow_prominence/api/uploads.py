@@ -14,6 +14,7 @@ from airflow_prominence.api.errors import ApiError
 from airflow_prominence.objects import BadKey, LocalStore, ObjectInfo, StoreUnavailable, object_store
 from airflow_prominence.objects.keys import NotYourGroup, place_of
 from airflow_prominence.store import uploadretention, uploads
+from airflow_prominence.store.outputs import on_users_storage
 from airflow_prominence.store.retention import Retention
 from airflow_prominence.store.tables import Job
 
@@ -56,6 +57,8 @@ def keys_of_names(names: Iterable[str], owner: str, groups: Sequence[str]) -> It
 
 def kept_uploads(session: Session, job: Job, keep: Retention) -> dict[str, dict[str, int]]:
     """Return when each upload that a job's document names goes if no job uses it any more, as descriptions show it."""
+    if on_users_storage(job):
+        return {}
     names = [artifact["url"] for artifact in job.document.get("artifacts", ())] + [task["image"] for task in job.tasks]
     keys = {key: name for name in names for key in keys_of_names([name], job.owner, job.owner_groups)}
     ends = uploadretention.kept_until(session, list(keys), keep)

@@ -27,6 +27,7 @@ from airflow_prominence.documents.model import (
 from airflow_prominence.documents.parameters import put_in
 from airflow_prominence.documents.schemas import job_form_schema, schema, schema_bytes
 from airflow_prominence.documents.secrets import extract, redact, restore
+from airflow_prominence.documents.storage import output_folder, stored_path
 from airflow_prominence.documents.support import unsupported
 from airflow_prominence.documents.uploads import is_uploaded_artifact, is_uploaded_image, uploads_of
 from airflow_prominence.documents.view import normalise, normalise_workflow
@@ -64,6 +65,7 @@ __all__ = [
     "loads",
     "normalise",
     "normalise_workflow",
+    "output_folder",
     "parse_drop_in",
     "parse_job",
     "parse_workflow",
@@ -72,6 +74,7 @@ __all__ = [
     "restore",
     "schema",
     "schema_bytes",
+    "stored_path",
     "substitute",
     "task_argv",
     "task_workdir",

@@ -42,12 +42,13 @@ def inputs_of(docs: list[dict[str, Any]], path: Path, limits: Limits) -> tuple[I
     return tuple(inputs)
 
 
-def artifacts_of(docs: list[dict[str, Any]], path: Path) -> tuple[Artifact, ...]:
+def artifacts_of(docs: list[dict[str, Any]], path: Path, *, stored: bool = False) -> tuple[Artifact, ...]:
+    """``stored`` if what has no URL is on the job's storage."""
     artifacts: list[Artifact] = []
     seen: dict[str, int] = {}
     for index, doc in enumerate(map(mended_artifact, docs)):
         url: str = doc["url"]
-        check_artifact_url(url, (*path, index, "url"))
+        check_artifact_url(url, (*path, index, "url"), stored=stored)
         mount: tuple[str, str] | None = None
         if "mountpoint" in doc:
             mount = _mount_of(doc["mountpoint"], (*path, index, "mountpoint"))
@@ -97,10 +98,10 @@ def absolute_path(text: str, path: Path) -> str:
     return target
 
 
-def check_artifact_url(url: str, path: Path) -> None:
-    """An http(s) URL, or the name of an uploaded object."""
+def check_artifact_url(url: str, path: Path, *, stored: bool = False) -> None:
+    """An http(s) URL, or the name of an uploaded object, or (``stored``) a path on the job's storage."""
     if "://" not in url:
-        check_inside(url, path)
+        check_inside(url.lstrip("/") if stored else url, path)
         return
     check_url(url, path)
     if "@" in urlsplit(url).netloc:

@@ -11,7 +11,7 @@ from airflow_prominence.documents.limits import DEFAULT_LIMITS, Limits
 from airflow_prominence.documents.loading import check_values
 from airflow_prominence.documents.model import Job, Notification, Placement, Policies, Resources
 from airflow_prominence.documents.schemas import check_schema
-from airflow_prominence.documents.storage import check_beside, check_images, storage_of
+from airflow_prominence.documents.storage import check_beside, check_images, check_outputs_there, storage_of
 from airflow_prominence.documents.tasks import task_of
 
 Path = tuple[str | int, ...]
@@ -35,10 +35,12 @@ def job_of(doc: dict[str, Any], path: Path, limits: Limits) -> Job:
         raise DocumentError(path_of((*path, "tasks")), "must hold a task that is not a sidecar")
     files, directories = doc.get("outputFiles", []), doc.get("outputDirs", [])
     check_outputs(files, directories, path)
-    artifacts = artifacts_of(doc.get("artifacts", []), (*path, "artifacts"))
     storage = storage_of(doc["storage"], (*path, "storage")) if "storage" in doc else None
+    stored = storage is not None and storage.default
+    artifacts = artifacts_of(doc.get("artifacts", []), (*path, "artifacts"), stored=stored)
     check_beside(storage, artifacts, path)
     check_images(storage, tasks, path)
+    check_outputs_there(storage, bool(files or directories), path)
     return Job(
         name=doc.get("name", ""),
         resources=resources,

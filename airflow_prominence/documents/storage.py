@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from airflow_prominence.documents.commands import substitute
 from airflow_prominence.documents.errors import DocumentError, path_of, quoted
 from airflow_prominence.documents.files import Path, absolute_path, check_inside, check_url
 from airflow_prominence.documents.model import Artifact, Storage, Task
@@ -29,6 +30,10 @@ _VALUED: Final = frozenset(
 """Options of oneclient that reach nothing of the machine on which it runs, often as root."""
 
 _HOME: Final = "/home/user"
+_DIRECTORY: Final = "prominence/$PROMINENCE_JOB_ID"
+"""Where outputs go that a document gives no directory: each job has a folder of its own, as in the object store."""
+
+_LONGEST_PART: Final = 255
 _HOST = re.compile(r"[A-Za-z0-9.-]+|\[?[0-9A-Fa-f:.]+\]?")
 
 
@@ -36,10 +41,8 @@ def storage_of(doc: dict[str, Any], path: Path) -> Storage:
     kind: str = doc["type"]
     account: dict[str, str] = dict(doc[kind])
     mountpoint = absolute_path(doc["mountpoint"], (*path, "mountpoint"))
-    if doc.get("default", False) and kind != "onedata":
-        raise DocumentError(path_of((*path, "default")), "can be true for onedata only")
     if "directory" in doc:
-        check_inside(doc["directory"], (*path, "directory"), absolute=True)
+        _check_directory(doc["directory"], doc.get("default", False), (*path, "directory"))
     if kind == "webdav":
         check_url(account["url"], (*path, kind, "url"))
         if "@" in account["url"].partition("://")[2].partition("/")[0]:
@@ -49,6 +52,34 @@ def storage_of(doc: dict[str, Any], path: Path) -> Storage:
         _check_provider(account["provider"], (*path, kind, "provider"))
         _check_options(account.get("options", ""), (*path, kind, "options"))
     return Storage(kind, mountpoint, account, doc.get("default", False), doc.get("directory"))
+
+
+def stored_path(storage: Storage, name: str) -> str:
+    """Where a container has what an artifact's or image's name means on storage that is the default.
+
+    A path below the mount point is meant as the container sees it, any other name as the storage's owner does.
+    """
+    if name.startswith("/") and _below(name, storage.mountpoint):
+        return name
+    return f"{storage.mountpoint}/{name.lstrip('/')}"
+
+
+def output_folder(directory: str | None, substitutions: Mapping[str, str]) -> str:
+    """Where on a job's storage its outputs go, relative to the storage's root, if they go there at all.
+
+    ``substitutions`` are PROMINENCE_JOB_ID and, in a workflow, PROMINENCE_WORKFLOW_ID.
+    """
+    folder = substitute(_DIRECTORY if directory is None else directory, substitutions)
+    return "/".join(part for part in folder.split("/") if part not in {"", "."})
+
+
+def check_outputs_there(storage: Storage | None, outputs: bool, path: Path) -> None:
+    """Refuse outputs for which OneData has no place: its root is a list of spaces."""
+    if storage is None or not (storage.default and outputs) or storage.type != "onedata":
+        return
+    if not output_folder(storage.directory, {}) or storage.directory is None:
+        sentence = "is missing: outputs need a folder on OneData, which begins with the name of a space"
+        raise DocumentError(path_of((*path, "storage", "directory")), sentence)
 
 
 def check_beside(storage: Storage | None, artifacts: Sequence[Artifact], path: Path) -> None:
@@ -73,8 +104,17 @@ def check_images(storage: Storage | None, tasks: Sequence[Task], path: Path) -> 
         where = path_of((*path, "tasks", index, "image"))
         if storage is None:
             raise DocumentError(where, "is a path on attached storage, but the job has no storage")
-        if not _below(task.image, storage.mountpoint):
+        if not (storage.default or _below(task.image, storage.mountpoint)):
             raise DocumentError(where, f"is not on the job's storage, which is mounted at {storage.mountpoint}")
+
+
+def _check_directory(directory: str, default: bool, path: Path) -> None:
+    if not default:
+        sentence = "is for outputs that go to this storage, and they do only if storage.default is true"
+        raise DocumentError(path_of(path), sentence)
+    check_inside(directory, path, absolute=True)
+    if any(len(part.encode()) > _LONGEST_PART for part in directory.split("/")):
+        raise DocumentError(path_of(path), f"has a part that is longer than {_LONGEST_PART} bytes")
 
 
 def _below(path: str, folder: str) -> bool:

@@ -13,8 +13,6 @@ _NOT_YET = "is not supported yet"
 JOB_GAPS: Final[tuple[tuple[str, Callable[[Job], object]], ...]] = (
     ("resources.nodes", lambda job: job.resources.nodes > 1 and not job.resources.total_cpus_range),
     ("resources.totalCpusRange", lambda job: job.resources.total_cpus_range),
-    ("storage.default", lambda job: job.storage is not None and job.storage.default),
-    ("storage.directory", lambda job: job.storage is not None and job.storage.directory),
     ("policies.placement", lambda job: job.policies.placement not in (None, Placement())),
     ("policies.autoScalingType", lambda job: job.policies.auto_scaling_type),
 )

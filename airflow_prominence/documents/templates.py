@@ -45,10 +45,11 @@ def _check_names(job: Job, factory: Factory, lengths: dict[str, int], path: Path
             _grown(text, lengths, (*path, key, index), most, most)
     for index, text in enumerate(job.output_dirs):
         _grown(text, lengths, (*path, "outputDirs", index), 4096, 4096)
+    stored = job.storage is not None and job.storage.default
     for point in points_of(factory):
         values = {name: value_text(value) for name, value in point.items()}
         for index, url in enumerate(urls):
-            check_artifact_url(substitute(url, values, dollars=True), (*path, "artifacts", index, "url"))
+            check_artifact_url(substitute(url, values, dollars=True), (*path, "artifacts", index, "url"), stored=stored)
         files = [substitute(name, values, dollars=True) for name in job.output_files]
         check_outputs(files, [substitute(name, values, dollars=True) for name in job.output_dirs], path)
 

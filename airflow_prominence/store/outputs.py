@@ -18,6 +18,11 @@ _LONGEST_FILE = 255
 _LONGEST_NAME = 4096
 
 
+def on_users_storage(job: Job) -> bool:
+    """Tell whether the job's outputs go to its user's own storage: nothing of ours ever removes them there."""
+    return bool(job.document.get("storage", {}).get("default"))
+
+
 def fault(job: Job, data: Mapping[str, Any]) -> str | None:
     """Say what is wrong with the report of an output, if anything is: it must be one that the document asks for."""
     key = KINDS.get(data["kind"])
@@ -52,7 +57,7 @@ def shown(session: Session, job: Job) -> dict[str, list[dict[str, Any]]]:
     """
     wanted = {key: job.document[key] for key in KINDS.values() if key in job.document}
     stored: list[StagedOutput] = []
-    if wanted and job.outputs_gone_at is None:
+    if wanted and (job.outputs_gone_at is None or on_users_storage(job)):
         query = select(StagedOutput).where(StagedOutput.job_id == job.id, StagedOutput.attempt == job.attempt)
         stored = list(session.scalars(query.order_by(StagedOutput.name)))
     view: dict[str, list[dict[str, Any]]] = {}

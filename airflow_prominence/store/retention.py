@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, delete, or_, select, text, update
 from sqlalchemy.orm import Session
 
-from airflow_prominence.store import accounting, letters
+from airflow_prominence.store import accounting, letters, outputs
 from airflow_prominence.store.notify import tell
 from airflow_prominence.store.phases import DONE
 from airflow_prominence.store.tables import WANTS_LETTERS, Job, Output, StagedOutput
@@ -97,8 +97,9 @@ def shown(job: Job, keep: Retention, now: float) -> dict[str, Any]:
 
 
 def has_outputs(job: Job) -> bool:
-    """Tell whether the job's document asks for output files."""
-    return bool(job.document.get("outputFiles") or job.document.get("outputDirs"))
+    """Tell whether the job's document asks for output files that are kept here."""
+    asked = job.document.get("outputFiles") or job.document.get("outputDirs")
+    return bool(asked) and not outputs.on_users_storage(job)
 
 
 def due(session: Session, keep: Retention, now: float, limit: int) -> Due:
@@ -142,7 +143,8 @@ def remove_outputs(session: Session, job_id: int, keep: Retention, now: float, d
     if job is None or job.outputs_gone_at is not None:
         return False
     _delete_objects(job, delete_below)
-    session.execute(delete(StagedOutput).where(StagedOutput.job_id == job_id))
+    if not outputs.on_users_storage(job):
+        session.execute(delete(StagedOutput).where(StagedOutput.job_id == job_id))
     job.outputs_gone_at = now
     if has_outputs(job):
         tell(session, job, "outputs_gone", f"Output files were removed after {keep.outputs_days:g} days", now)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, TextClause, and_, exists, func, or_, select, text, update
+from sqlalchemy import ColumnElement, TextClause, and_, exists, false, func, not_, or_, select, text, update
 from sqlalchemy.orm import Session, aliased
 
 from airflow_prominence.store import letters
@@ -70,7 +70,8 @@ def _nearing(keep: Retention, now: float) -> list[ColumnElement[bool] | TextClau
 def _asks_for_outputs() -> ColumnElement[bool]:
     """As :func:`retention.has_outputs`, by the database."""
     sizes = [func.coalesce(func.json_array_length(Job.document[key]), 0) for key in ("outputFiles", "outputDirs")]
-    return sizes[0] + sizes[1] > 0
+    elsewhere = func.coalesce(Job.document[("storage", "default")].as_boolean(), false())
+    return and_(sizes[0] + sizes[1] > 0, not_(elsewhere))
 
 
 def _letter(jobs: Sequence[Job], count: int, keep: Retention) -> tuple[str, str]:

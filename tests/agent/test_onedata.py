@@ -17,7 +17,9 @@ from tests.webdav import need_mounts
 
 from .apiserver import L1, Api
 from .conftest import HERE, PYTHON, Agent
+from .test_artifacts import artifact
 from .test_jobs import sh
+from .test_outputs import reported
 from .test_storage import ANYWHERE, FAILED, lines, nothing_left
 
 TOKEN = "MDAxY2xvY2F0aW9uIG9uZXpvbmUK"
@@ -81,6 +83,27 @@ def test_what_oneclient_is_asked(api: Api, agent: Agent, folder: Path, space: Pa
     assert asked["environment"]["ONECLIENT_ACCESS_TOKEN"] == TOKEN
     assert asked["environment"]["HOME"] == str(record)
     assert not any(TOKEN in line for line in lines(lease))
+    nothing_left(agent, L1)
+
+
+def test_outputs_go_to_a_space(api: Api, agent: Agent, folder: Path, space: Path) -> None:
+    mine = space / "My space"
+    mine.mkdir()
+    mine.chmod(0o777)
+    (mine / "given").write_text("from the space\n")
+    given = artifact("") | {"filename": "given", "stored": "/data/My space/given"}
+    there = {
+        "outputs": [{"kind": "file", "name": "a"}],
+        "outputs_folder": "My space/runs/12",
+        "outputs_on_storage": True,
+    }
+    task = sh("cat given; echo 1 > a")
+    lease = api.assign(L1, [task], storage=onedata(), addresses=ANYWHERE, artifacts=[given], **there)
+    api.wait(lambda: lease.end, 60)
+    assert lease.end is not None
+    assert (lease.end["status"], bytes(lease.streams["stdout"])) == ("completed", b"from the space\n"), lines(lease)
+    assert (mine / "runs" / "12" / "a").read_text() == "1\n"
+    assert [one["name"] for one in reported(lease)] == ["a"]
     nothing_left(agent, L1)
 
 

@@ -14,6 +14,8 @@ from tests.api.conftest import User
 from tests.api.node import Driver, PretendNode
 from tests.api.test_letters import ASKED, box, empty_box, nobody_else_sends, server, with_address
 
+DAV = {"url": "https://dav.example.org", "username": "u", "password": "p"}
+DEFAULT = {"type": "webdav", "mountpoint": "/data", "webdav": DAV, "default": True}
 DAY = 86400.0
 
 __all__ = ["empty_box", "nobody_else_sends", "server"]
@@ -359,6 +361,23 @@ def test_a_job_in_the_queue_leaves_it_by_itself(
     assert alice.get("/jobs").json() == []
 
 
+def test_what_lies_on_its_users_storage_is_described_for_as_long_as_the_job(
+    alice: User, driver: Driver, node: PretendNode, database: sa.Engine
+) -> None:
+    job_id = alice.submit(storage=DEFAULT, outputFiles=["a"])
+    driver.claim(job_id)
+    runner = node.take()
+    runner.report("running")
+    runner.report("output", name="a", asked="a", kind="file", file="a", size=3, sha256="0" * 64)
+    runner.report("end", status="completed", reason="", node_success=True, execution={"tasks": []})
+    described = alice.describe(job_id)["outputFiles"]
+    assert described == [{"name": "a", "size": 3, "url": "", "path": f"prominence/{job_id}/a"}]
+    age(database, job_id, 31)
+    assert sweep(driver) == {"stdout_removed": 1, "outputs_removed": 1}
+    assert alice.describe(job_id)["outputFiles"] == described
+    assert "outputs" not in retention_of(alice, job_id)
+
+
 # --- warnings ---------------------------------------------------------------------------------------------------------
 
 
@@ -388,6 +407,20 @@ def test_who_asked_for_letters_is_warned_once_before_anything_goes(
     assert sweep(driver)["stdout_removed"] == 1, "of whom no letter was asked; the others' seven days are not over"
     age_warnings(database, 7)
     assert sweep(driver)["stdout_removed"] == 2
+
+
+def test_nobody_is_warned_of_what_is_not_removed(
+    server: Any, http: Any, driver: Driver, node: PretendNode, database: sa.Engine, keep: Callable[..., None]
+) -> None:
+    server()
+    keep(stdout_days=0, outputs_days=10, jobs_days=0)
+    anna = with_address(http, "anna@example.org")
+    theirs = finished(anna, driver, node, notifications=ASKED, outputFiles=["a"], storage=DEFAULT)
+    age(database, theirs, 9)
+    assert sweep(driver) == {}
+    ours = finished(anna, driver, node, notifications=ASKED, outputFiles=["a"], storage={**DEFAULT, "default": False})
+    age(database, ours, 9)
+    assert sweep(driver) == {"warnings_written": 1}
 
 
 def test_nothing_goes_unwarned_when_a_setting_is_shortened(

@@ -203,3 +203,41 @@ def test_removed_outputs_have_no_url(alice: User, driver: Driver, node: PretendN
     assert driver.post("/maintenance").json()["outputs_removed"] == 1
     assert alice.describe(job_id)["outputFiles"] == [{"name": "a", "url": ""}]
     assert fetched(alice, url).status_code == 404
+
+
+DAV = {"url": "https://dav.example.org", "username": "u", "password": "p"}
+DEFAULT = {"type": "webdav", "mountpoint": "/data", "webdav": DAV, "default": True}
+
+
+def test_storage_in_the_object_stores_place(alice: User, driver: Driver, node: PretendNode) -> None:
+    """Nothing is looked for among the uploads, and what is stored there is described by its path."""
+    upload(alice, "x.tgz")
+    asked = {"outputFiles": ["r/a.txt", "none"], "outputDirs": ["out"]}
+    storage = {**DEFAULT, "directory": "/runs//$PROMINENCE_JOB_ID"}
+    artifacts = [{"url": "x.tgz"}, {"url": "/in/y.csv"}, {"url": "/data/z"}, {"url": "https://a.example/w"}]
+    tasks = [{"image": "tool.sif"}, {"image": "/tool.sif"}, {"image": "/data/tool.sif"}, {"image": "busybox"}]
+    job_id, runner = started(alice, driver, node, storage=storage, artifacts=artifacts, tasks=tasks, **asked)
+    given = runner.assignment
+    assert [item.get("stored") for item in given["artifacts"]] == ["/data/x.tgz", "/data/in/y.csv", "/data/z", None]
+    assert [item["url"] for item in given["artifacts"]] == ["", "", "", "https://a.example/w"]
+    assert [task["image"] for task in given["tasks"]] == [*["/data/tool.sif"] * 3, "busybox"]
+    assert not any(task["image_url"] or task["sha256"] for task in given["tasks"])
+    assert (given["outputs_folder"], given["outputs_on_storage"]) == (f"runs/{job_id}", True)
+    runner.report("running")
+    for name, kind, file in (("r/a.txt", "file", "a.txt"), ("out", "dir", "out.tgz")):
+        runner.report("output", name=name, asked=name, kind=kind, file=file, size=3, sha256="0" * 64)
+    end(runner)
+    described = alice.describe(job_id)
+    stored = [{"name": "r/a.txt", "size": 3, "url": "", "path": f"runs/{job_id}/a.txt"}, {"name": "none", "url": ""}]
+    assert described["outputFiles"] == stored
+    assert described["outputDirs"] == [{"name": "out", "size": 3, "url": "", "path": f"runs/{job_id}/out.tgz"}]
+    account = {"url": DAV["url"], "username": "***", "password": "***"}
+    assert described["storage"] == {**storage, "webdav": account}
+    assert [task["image"] for task in described["tasks"]] == [task["image"] for task in tasks]
+    # what is not ours is not ours to remove
+    assert set(described["execution"]["retention"]) == {"stdout", "description"}
+
+
+def test_each_job_has_a_folder_of_its_own_there(alice: User, driver: Driver, node: PretendNode) -> None:
+    job_id, runner = started(alice, driver, node, storage=DEFAULT, outputFiles=["a"])
+    assert runner.assignment["outputs_folder"] == f"prominence/{job_id}"

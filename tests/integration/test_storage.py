@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,9 @@ def webdav(url: str, password: str = PASSWORD) -> dict[str, Any]:
     return {"type": "webdav", "mountpoint": "/data", "webdav": account}
 
 
-def b2drop() -> dict[str, Any]:
+def b2drop(**changes: Any) -> dict[str, Any]:
     account = {"app-username": USER, "app-password": PASSWORD}
-    return {"type": "b2drop", "mountpoint": "/data", "b2drop": account}
+    return {"type": "b2drop", "mountpoint": "/data", "b2drop": account, **changes}
 
 
 def submit(stack: Stack, cmd: str, storage: dict[str, Any], **changes: Any) -> int:
@@ -62,6 +63,77 @@ def test_a_job_works_on_a_volume(stack: Stack, dav: WebDav, kind: str) -> None:
     assert (dav.data / "d" / "copy").read_text() == "from inside\n"
     assert described["execution"]["stageInTime"] > 0
     assert mounted() == []
+
+
+def test_it_takes_the_object_stores_place(stack: Stack, dav: WebDav, tmp_path: Path) -> None:
+    """Image, artifact and outputs, by the names that they have there; two jobs need no directory of their own."""
+    shutil.copy(next(stack.places.images.glob("*.tar")), dav.data / "image.tar")
+    (dav.data / "in").mkdir()
+    (dav.data / "in" / "tool").write_text(
+        "#!/bin/sh\nread line < /data/given; echo $line > found.txt; seq 3 > out/seq\n"
+    )
+    document = {
+        "resources": {"cpus": 1, "memory": 1, "disk": 1, "nodes": 1},
+        "tasks": [
+            {"image": "image.tar", "runtime": "singularity", "cmd": "mkdir out"},
+            {"image": "image.tar", "runtime": "singularity", "cmd": "./tool"},
+        ],
+        "artifacts": [{"url": "in/tool", "executable": True}],
+        "outputFiles": ["found.txt"],
+        "outputDirs": ["out"],
+        "storage": b2drop(default=True, directory="runs/model-$PROMINENCE_JOB_ID"),
+    }
+    jobs = [stack.submit(document) for _ in range(2)]
+    for job in jobs:
+        described = stack.wait(job)
+        assert described["status"] == "completed", described
+        folder = dav.data / "runs" / f"model-{job}"
+        assert sorted(path.name for path in folder.iterdir()) == ["found.txt", "out.tgz"]
+        assert (folder / "found.txt").read_text() == "from outside\n"
+        with tarfile.open(folder / "out.tgz") as archive:
+            assert archive.getnames() == ["out", "out/seq"]
+        path = f"runs/model-{job}/found.txt"
+        assert described["outputFiles"] == [{"name": "found.txt", "size": 13, "url": "", "path": path}]
+        assert described["storage"] == {**document["storage"], "b2drop": {"app-username": "***", "app-password": "***"}}
+    # of ours is nothing to be downloaded, and the client says nothing of it
+    done = stack.run_cli("download", str(jobs[0]), cwd=tmp_path, HOME=str(tmp_path))
+    assert (done.code, list(tmp_path.iterdir())) == (0, []), done
+    assert mounted() == []
+
+
+def test_a_jobs_outputs_are_the_next_ones_artifacts(stack: Stack, dav: WebDav) -> None:
+    storage = webdav(dav.url) | {"default": True}
+    task = {"image": stack.image, "runtime": "singularity"}
+    first = {
+        "resources": {"cpus": 1, "memory": 1, "disk": 1, "nodes": 1},
+        "tasks": [{**task, "cmd": "sh -c 'mkdir d; echo first > d/result'"}],
+        "outputDirs": ["d"],
+        "storage": storage,
+    }
+    described = stack.wait(stack.submit(first))
+    assert described["status"] == "completed", described
+    [output] = described["outputDirs"]
+    second = {
+        **first,
+        "tasks": [{**task, "cmd": "cat d/result"}],
+        "artifacts": [{"url": output["path"]}],
+        "outputDirs": [],
+    }
+    job = stack.submit(second)
+    assert stack.wait(job)["status"] == "completed"
+    assert stack.stdout(job) == b"first\n"
+
+
+def test_an_artifact_that_is_not_there(stack: Stack, dav: WebDav) -> None:
+    task = {"image": stack.image, "runtime": "singularity", "cmd": "true"}
+    document = {
+        "resources": {"cpus": 1, "memory": 1, "disk": 1, "nodes": 1},
+        "tasks": [task],
+        "artifacts": [{"url": "nowhere.tgz"}],
+        "storage": webdav(dav.url) | {"default": True},
+    }
+    described = stack.wait(stack.submit(document))
+    assert (described["status"], described["statusReason"]) == ("failed", "Artifact download failed")
 
 
 def test_an_image_on_the_volume(stack: Stack, dav: WebDav) -> None:

@@ -6,19 +6,27 @@ from typing import Any, Mapping
 
 from ..stage import JobFolders
 from ..work import Call
-from .outputs import NOT_STORED, Destination, Source, StageOut
+from .keeping import NOT_STORED, Destination
+from .outputs import Source, StageOut
+from .uploads import ObjectStore
+from .volumeout import VolumeFolder
 from .work import Staging
 
 
 class Outgoing(Staging):
     """Stores a job's outputs. Raises what the supervisor raises when the job must end."""
 
-    def store(self, folders: JobFolders, roots: Mapping[str, str]) -> str | None:
-        """Store what can be stored; the contract's reason why not all of it could, if it could not."""
+    def store(self, folders: JobFolders, roots: Mapping[str, str], volume: str | None) -> str | None:
+        """Store what can be stored; the contract's reason why not all of it could, if it could not.
+
+        `volume` is where the job's storage is mounted, for outputs that go there.
+        """
         outputs = self.assignment.outputs
         self.reports.add("stage_out")
         source = Source(roots, folders.scratch, self.user, self.assignment.resources.disk_mb << 20)
-        to = Destination(outputs.folder, outputs.url, self.assignment.job_token, self.node.ca_file)
+        to: Destination = ObjectStore(outputs.folder, outputs.url, self.assignment.job_token, self.node.ca_file)
+        if outputs.on_volume and volume is not None:
+            to = VolumeFolder(volume, outputs.folder)
         # what is named letter by letter has its name before what a pattern finds
         taken = {output.file: "" for output in outputs.wanted}
         first: str | None = None

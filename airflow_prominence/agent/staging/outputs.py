@@ -1,56 +1,27 @@
-"""One output of a job on its way to the object store: found in the job's folders, packed if it is a folder, stored."""
+"""One output of a job on its way to where it is kept: found in the job's folders, packed if it is a folder, stored."""
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
 import posixpath
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import IO, Any, Mapping
 
-from ..addresses import EVERYWHERE
 from ..assignment import Output
 from ..pack import TooLarge, pack
 from ..runtimes.base import HOME
 from ..users import User
-from ..wire import Backoff, Connection, Refused, Unreachable, encode
+from ..wire import Refused
 from ..within import NotThere
-from . import web
 from .artifacts import shown_size
 from .asuser import ChildDied, as_user
 from .finding import find, open_file
+from .keeping import NOT_STORED, Destination, Keeper, StageOutFailed
 
 NOT_FOUND = "Stageout failed due to no such file or directory"
-NOT_STORED = "Unable to stageout output to object storage"
 NOT_PACKED = "Stageout failed due to tarball creation failed"
-
-#: How often one file is sent before it is given up.
-TRIES = 5
-#: How long an API that does not answer is asked for where to send a file, in seconds: a server that is being mended.
-PATIENCE_S = 3600.0
-#: What a new URL will not change.
-_FINAL = (409, 413)
-
-
-class StageOutFailed(Exception):
-    """The output can't be stored: the contract's reason, and a sentence."""
-
-    def __init__(self, reason: str, sentence: str) -> None:
-        super().__init__(sentence)
-        self.reason = reason
-
-
-@dataclass(frozen=True)
-class Destination:
-    """Where outputs go: `folder` in the object store, by URLs that the API at `url` gives to whoever has `token`."""
-
-    folder: str
-    url: str = field(repr=False)
-    token: str = field(repr=False)
-    ca_file: str | None
 
 
 @dataclass(frozen=True)
@@ -61,54 +32,6 @@ class Source:
     scratch: str
     user: User
     limit: int
-
-
-class Uploads:
-    """Stores open files, each with as many tries as it needs, always by a fresh URL: none is ever too old."""
-
-    def __init__(self, destination: Destination) -> None:
-        self._destination = destination
-        certificates = web.certificates(destination.ca_file)
-        self._reach = web.Reach(EVERYWHERE, certificates)
-
-    def store(self, file: str, source: int) -> tuple[int, str, int]:
-        """Size in bytes, SHA-256 and tries. Raises StageOutFailed."""
-        size = os.fstat(source).st_size
-        backoff = Backoff(1.0, 15.0)
-        tries = 0
-        while True:
-            tries += 1
-            body = _Counted(source, size)
-            try:
-                web.put(self._url(file), body, size, self._reach)  # type: ignore[arg-type] # what of it is used
-                return size, body.sha256, tries
-            except Unreachable as error:
-                sentence = str(error)
-            except Refused as error:
-                sentence = error.sentence
-                if error.status in _FINAL:
-                    raise StageOutFailed(NOT_STORED, sentence) from error
-            if tries >= TRIES:
-                raise StageOutFailed(NOT_STORED, f"{sentence}; given up after {tries} tries")
-            time.sleep(backoff.pause())
-
-    def _url(self, file: str) -> str:
-        wanted = encode({"name": f"{self._destination.folder}/{file}"})
-        connection = Connection(self._destination.url)
-        backoff = Backoff()
-        end = time.monotonic() + PATIENCE_S
-        while True:
-            try:
-                answer = connection.call("POST", "", self._destination.token, wanted)
-                return str(answer["url"])
-            except Unreachable as error:
-                if time.monotonic() > end:
-                    raise StageOutFailed(NOT_STORED, f"the API does not say where to: {error}") from error
-                time.sleep(backoff.pause())
-            except Refused as error:
-                raise StageOutFailed(NOT_STORED, f"the API does not say where to: {error.sentence}") from error
-            finally:
-                connection.close()
 
 
 class StageOut:
@@ -135,10 +58,10 @@ class StageOut:
         answer: dict[str, Any] = {}
         name = self._output.name
         try:
-            uploads = Uploads(self._destination)
+            keeper = self._destination.open()
             for path in find(self._source.roots, name, self._output.is_folder):
                 name = path
-                self._store(path, uploads, packed)
+                self._store(path, keeper, packed)
         except NotThere as error:
             answer = {"reason": NOT_FOUND, "failed": f"Output {error}"}
         except StageOutFailed as error:
@@ -147,23 +70,24 @@ class StageOut:
             answer = {"reason": NOT_STORED, "failed": f"Output {name}: {error.sentence}"}
         return dict(answer, stored=self._stored, lines=self._lines)
 
-    def _store(self, path: str, uploads: Uploads, packed: IO[bytes]) -> None:
+    def _store(self, path: str, keeper: Keeper, packed: IO[bytes]) -> None:
         file = self._file(path)
         if self._taken.get(file) == path:
             return  # an output before this one meant it, too
         told = f"Output {path}: "
         if self._output.is_folder:
             told += self._packed(path, packed)
-            size, sha256, tries, seconds = self._timed(uploads, file, packed.fileno())
+            size, sha256, tries, seconds = self._timed(keeper, file, packed.fileno())
         else:
             source = open_file(self._source.roots, path)
             try:
-                size, sha256, tries, seconds = self._timed(uploads, file, source)
+                size, sha256, tries, seconds = self._timed(keeper, file, source)
             finally:
                 os.close(source)
         again = f" in {tries} tries" if tries > 1 else ""
         rate = shown_size(size / max(seconds, 1e-3))
-        self._lines.append(f"{told}{shown_size(size)} stored as {file}{again} in {seconds:.1f} s ({rate}/s)")
+        where = keeper.shown(file)
+        self._lines.append(f"{told}{shown_size(size)} stored as {where}{again} in {seconds:.1f} s ({rate}/s)")
         self._taken[file] = path
         kind = self._output.kind
         self._stored.append(
@@ -171,9 +95,9 @@ class StageOut:
         )
 
     @staticmethod
-    def _timed(uploads: Uploads, file: str, source: int) -> tuple[int, str, int, float]:
+    def _timed(keeper: Keeper, file: str, source: int) -> tuple[int, str, int, float]:
         began = time.monotonic()
-        size, sha256, tries = uploads.store(file, source)
+        size, sha256, tries = keeper.store(file, source)
         return size, sha256, tries, time.monotonic() - began
 
     def _packed(self, path: str, packed: IO[bytes]) -> str:
@@ -201,29 +125,3 @@ class StageOut:
         suffix = ".tgz" if self._output.is_folder else ""
         short = posixpath.basename(path) + suffix
         return short if self._taken.get(short, path) == path else path.replace("/", "_") + suffix
-
-
-class _Counted(io.RawIOBase):
-    """A file that is sent, from its beginning each time, and its checksum when all of it has gone."""
-
-    def __init__(self, source: int, size: int) -> None:
-        super().__init__()
-        self._source = source
-        self._size = size
-        self.seek(0)
-
-    @property
-    def sha256(self) -> str:
-        return self._digest.hexdigest()
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._digest = hashlib.sha256()
-        self._sent = 0
-        return os.lseek(self._source, offset, whence)
-
-    def read(self, size: int = -1) -> bytes:
-        wanted = min(size if size >= 0 else self._size, self._size - self._sent)
-        data = os.read(self._source, wanted) if wanted else b""
-        self._digest.update(data)
-        self._sent += len(data)
-        return data

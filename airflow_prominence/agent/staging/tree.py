@@ -85,6 +85,15 @@ class Tree:
         except FileNotFoundError as error:
             raise Unsafe(f"it holds a link to {'/'.join(there)!r}, which is not in it") from error
 
+    def rename(self, parts: Parts, name: str) -> None:
+        """Give what is there another name in its folder, at once and in place of a file that has it."""
+        parent = self._folder(parts[:-1])
+        with _named((*parts[:-1], name)):
+            os.rename(parts[-1], name, src_dir_fd=parent, dst_dir_fd=parent)
+
+    def remove(self, parts: Parts) -> None:
+        os.unlink(parts[-1], dir_fd=self._folder(parts[:-1]))
+
     def _cleared(self, parts: Parts) -> int:
         """The folder in which the last step can be made."""
         parent = self._folder(parts[:-1])

@@ -59,6 +59,21 @@ class Attachment:
         return [(self._place.point, self._volume.mountpoint)]
 
     @property
+    def roots(self) -> dict[str, str]:
+        """The volume's path in the container, with where it is on the node."""
+        return {self._volume.mountpoint: self._place.point}
+
+    @property
+    def point(self) -> str:
+        """Where it is on the node."""
+        return self._place.point
+
+    @property
+    def attached(self) -> bool:
+        """Whether it is mounted, as far as is known: what ends a job may have ended its mount."""
+        return self._mount is not None and not self._mount.over
+
+    @property
     def scope(self) -> str:
         """The same for those jobs only that give the same account for the same storage; tells nothing of it."""
         said = json.dumps([self._volume.kind, dict(self._volume.account)], sort_keys=True)

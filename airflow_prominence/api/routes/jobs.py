@@ -101,7 +101,7 @@ def describe_job(job_id: str, caller: CallerDep) -> JSONResponse:
 
 
 def _described(session: Session, job: Job) -> dict[str, Any]:
-    return staging.with_urls(queries.describe(session, job, settings().kept), job.uid)
+    return staging.with_urls(queries.describe(session, job, settings().kept), job)
 
 
 @router.delete("/jobs/{job_id}", summary="Delete a job")

@@ -298,10 +298,28 @@ REFUSED: list[tuple[Any, str]] = [
     (storage(b2drop={"app-username": "u", "app-password": "p"}), "storage: cannot hold b2drop when type is onedata"),
     (storage(type="webdav"), "storage.webdav: is missing"),
     (
-        storage(
-            type="webdav", default=True, onedata=None, webdav={"url": "http://x", "username": "u", "password": "p"}
-        ),
-        "storage.default: can be true for onedata only",
+        storage(directory="/out"),
+        "storage.directory: is for outputs that go to this storage, and they do only if storage.default is true",
+    ),
+    (
+        storage(default=True, directory="out/../.."),
+        "storage.directory: must not contain .. as a part of the path",
+    ),
+    (
+        storage(default=True, directory="a/" + "x" * 256),
+        "storage.directory: has a part that is longer than 255 bytes",
+    ),
+    (
+        {**storage(default=True), "outputFiles": ["a"]},
+        "storage.directory: is missing: outputs need a folder on OneData, which begins with the name of a space",
+    ),
+    (
+        {**storage(default=True, directory="/."), "outputDirs": ["a"]},
+        "storage.directory: is missing: outputs need a folder on OneData, which begins with the name of a space",
+    ),
+    (
+        {**storage(default=True), "artifacts": [{"url": "/space/../x"}]},
+        "artifacts[0].url: must not contain .. as a part of the path",
     ),
     (
         storage(type="webdav", onedata=None, webdav={"url": "http://169.254.1.1", "username": "u", "password": "p"}),

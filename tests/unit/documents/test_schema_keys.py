@@ -25,6 +25,7 @@ def storage(kind: str, **block: str) -> dict[str, Any]:
 B2DROP = storage("b2drop", **{"app-username": "u", "app-password": "p"})
 ONEDATA = storage("onedata", provider="provider.example.org", token="t")
 WEBDAV = storage("webdav", url="https://dav.example.org", username="u", password="p")
+DEFAULT = {**JOB, "storage": {**WEBDAV["storage"], "default": True}}
 
 
 def flow(**factory: Any) -> dict[str, Any]:
@@ -129,7 +130,7 @@ JOB_CASES = {
         WEBDAV, "storage.webdav", {"url": "http://x.example", "username": "u", "password": "p"}, None
     ),
     "storage.default": Case(ONEDATA, "storage.default", True, "yes"),
-    "storage.directory": Case(ONEDATA, "storage.directory", "out/$PROMINENCE_JOB_ID", "../out"),
+    "storage.directory": Case(DEFAULT, "storage.directory", "out/$PROMINENCE_JOB_ID", "../out"),
     "storage.b2drop.app-username": Case(B2DROP, "storage.b2drop.app-username", "v", ""),
     "storage.b2drop.app-password": Case(B2DROP, "storage.b2drop.app-password", "v", 1),
     "storage.onedata.provider": Case(ONEDATA, "storage.onedata.provider", "q", "-o"),

@@ -32,8 +32,6 @@ ONEDATA = {"type": "onedata", "mountpoint": "/data", "onedata": {"provider": "p"
     [
         (resources(nodes=2), "resources.nodes: more than one node is not supported yet"),
         (resources(totalCpusRange=[1, 2]), "resources.totalCpusRange: is not supported yet"),
-        (job(storage={**ONEDATA, "default": True}), "storage.default: is not supported yet"),
-        (job(storage={**ONEDATA, "directory": "/out"}), "storage.directory: is not supported yet"),
         (
             job(policies={"placement": {"requirements": {"regions": ["A"]}}}),
             "policies.placement: is not supported yet",
@@ -71,6 +69,7 @@ def test_not_yet(document: dict[str, Any], sentence: str) -> None:
                 "maximumIdleTimePerResource": 5,
             },
         ),
+        job(storage={**ONEDATA, "default": True, "directory": "/space/out"}, outputFiles=["a"]),
         job(
             artifacts=[{"url": "x.tgz", "mountpoint": "x:/data", "executable": True}, {"url": "https://a.example/b"}],
             outputFiles=["out.txt", "*.dat"],
