@@ -39,6 +39,8 @@ FIELDS: dict[str, Callable[[str], Document]] = {
     "onedata.token": lambda text: _storage("onedata", provider="127.0.0.1", token=text),
 }
 
+_REGISTRY = "institute_registry"
+
 #: Bearers that some JSON Web Token of ours or Airflow's would be: header, claims, signature.
 _TOKEN = re.compile(rb"eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,}")
 
@@ -112,20 +114,28 @@ def planted(stack: Stack, airflow: Airflow, tmp_path_factory: pytest.TempPathFac
     credential = (planted.text("registry user"), planted.text("registry token"))
     registry = Registry(credential=credential)
     registry.push("private/image:1", config_of_private(), [make_private_layer()])
+    ours = Registry(credential=("robot", planted.text("connection password")), bearer=False)
+    ours.push("institute/image:1", config_of_private(), [make_private_layer()])
     mail = MailServer(tmp_path_factory.mktemp("letters"), "login")
     try:
-        with planted.watch.watching(), _mail_connection(airflow, mail, planted.text("mail password")):
+        with (
+            planted.watch.watching(),
+            _connection(airflow, _mail(mail, planted.text("mail password"))),
+            _connection(airflow, _registry(ours, name, planted.text("connection password"))),
+        ):
+            mail.start()
+            _pull_by_connection(stack, planted, f"{ours.host}/institute/image:1")
             _play(stack, airflow, planted, f"{registry.host}/private/image:1", credential)
         yield planted
     finally:
         mail.stop()
         registry.close()
+        ours.close()
 
 
-@contextlib.contextmanager
-def _mail_connection(airflow: Airflow, server: MailServer, password: str) -> Iterator[None]:
+def _mail(server: MailServer, password: str) -> Document:
     """An Airflow connection with a password that the mail server will not like, so that it has something to say."""
-    connection = {
+    return {
         "connection_id": "smtp_default",
         "conn_type": "smtp",
         "host": "127.0.0.1",
@@ -134,12 +144,42 @@ def _mail_connection(airflow: Airflow, server: MailServer, password: str) -> Ite
         "password": password,
         "extra": json.dumps({"disable_ssl": True, "disable_tls": True, "timeout": 5}),
     }
-    server.start()
+
+
+def _registry(server: Registry, user: str, password: str) -> Document:
+    """One with the password of a registry, for the jobs of one user."""
+    host, _, port = server.host.partition(":")
+    return {
+        "connection_id": _REGISTRY,
+        "conn_type": "docker",
+        "host": host,
+        "port": int(port),
+        "login": "robot",
+        "password": password,
+        "extra": json.dumps({"prominence_users": [user]}),
+    }
+
+
+@contextlib.contextmanager
+def _connection(airflow: Airflow, connection: Document) -> Iterator[None]:
     assert airflow.http.post("/api/v2/connections", json=connection).status_code == 201
     try:
         yield
     finally:
-        airflow.http.delete("/api/v2/connections/smtp_default").raise_for_status()
+        airflow.http.delete(f"/api/v2/connections/{connection['connection_id']}").raise_for_status()
+
+
+def _pull_by_connection(stack: Stack, planted: Planted, image: str) -> None:
+    """A job that names the connection, and nothing of what is in it."""
+    document = _document(stack, planted, tasks=[{"image": image, "imagePullCredential": _REGISTRY}])
+    with stack.client(planted.texts["user token"]) as client:
+        answer = client.post("/jobs", json=document)
+        planted.answers.append(answer.text)
+        assert answer.status_code == 201, answer.text
+        job = int(answer.json()["id"])
+        described = _ended(client, job)
+        planted.answers.append(json.dumps(described))
+    assert (described["status"], described["execution"]["tasks"][0]["imagePullStatus"]) == ("completed", "completed")
 
 
 def _play(stack: Stack, airflow: Airflow, planted: Planted, image: str, credential: tuple[str, str]) -> None:

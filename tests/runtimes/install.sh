@@ -81,5 +81,6 @@ busybox) packages busybox-static ;;
 squashfs) packages squashfs-tools ;;
 storage) packages rclone fuse3 ;; # what mounts WebDAV volumes
 docker) packages docker.io ;;
-*) echo "install.sh: $runtime is not one of apptainer, bubblewrap, busybox, docker, podman, squashfs, storage, udocker" >&2 && exit 1 ;;
+registry) packages docker-registry ;; # a real one, with passwords
+*) echo "install.sh: $runtime is not one of apptainer, bubblewrap, busybox, docker, podman, registry, squashfs, storage, udocker" >&2 && exit 1 ;;
 esac
