@@ -18,6 +18,7 @@ import httpx
 
 KEY, SECRET = "testkey", "testsecret"
 READ_KEY, READ_SECRET = "readkey", "readsecret"
+_PARTS = ("master", "volume", "filer", "s3")
 _IDENTITIES = {
     "identities": [
         {
@@ -40,7 +41,9 @@ class S3Server:
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="prominence-s3-"))
         base = random.randrange(31000, 32700, 20)
-        self._ports = {name: base + offset for offset, name in enumerate(("master", "volume", "filer", "s3"))}
+        # All of them below those that the kernel gives to whoever asks for any.
+        self._ports = {name: base + offset for offset, name in enumerate(_PARTS)}
+        self._grpc = {name: base + 10 + offset for offset, name in enumerate(_PARTS)}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -61,6 +64,7 @@ class S3Server:
                     *("server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
                     *(f"-master.port={ports['master']}", f"-volume.port={ports['volume']}"),
                     *("-filer", f"-filer.port={ports['filer']}", "-s3", f"-s3.port={ports['s3']}"),
+                    *(f"-{name}.port.grpc={port}" for name, port in self._grpc.items()),
                     *(
                         f"-s3.config={config}",
                         "-s3.port.iceberg=0",

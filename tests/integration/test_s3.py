@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import tarfile
 import tempfile
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import keep_logs
-from tests.integration.stacks import Stack
+from tests.integration.stacks import Stack, until
 from tests.s3 import S3Server
 
 pytestmark = pytest.mark.sites
@@ -93,6 +94,72 @@ def test_uploads_are_in_the_bucket_and_reach_jobs(bucket_stack: Stack, s3: S3Ser
     done = stack.run_cli("rm", "my data.bin", cwd=tmp_path)
     assert (done.code, done.stdout) == (0, "Success\n"), done
     assert stack.run_cli("ls", cwd=tmp_path).stdout == ""
+
+
+def test_snapshots_of_a_running_job_are_in_the_bucket(bucket_stack: Stack, s3: S3Server, tmp_path: Path) -> None:
+    """A file and a folder, by the real client; each takes the place of the one before."""
+    stack = bucket_stack
+    script = (
+        "mkdir -p out/deep; head -c 12000000 /dev/urandom >out/big; echo two >out/deep/b; sha256sum <out/big >sum;"
+        " echo up; while ! test -e over; do sleep 0.2; done"
+    )
+    made = stack.run_cli("create", stack.image, f"sh -c {shlex.quote(script)}", cwd=tmp_path)
+    [job] = re.findall(r"^Job created with id (\d+)$", made.stdout, re.MULTILINE)
+    until(lambda: b"up\n" in stack.stdout(int(job)), 60)
+    [(uid,)] = stack.psql("SELECT uid FROM prominence_job WHERE id = %s", int(job))
+    key = f"batch/snapshots/{uid}/snapshot.tgz"
+
+    def members(path: str) -> dict[str, bytes | None]:
+        done = stack.run_cli("snapshot", job, path, cwd=tmp_path)
+        assert (done.code, done.stderr) == (0, ""), done
+        assert done.stdout.startswith('Creating snapshot...\nDownloading file "snapshot.tgz"\n'), done
+        downloaded = (tmp_path / "snapshot.tgz").read_bytes()
+        assert downloaded == s3.read(BUCKET, key)
+        with tarfile.open(tmp_path / "snapshot.tgz") as archive:
+            files = {member.name: archive.extractfile(member) for member in archive}
+            return {name: None if file is None else file.read() for name, file in files.items()}
+
+    whole = members("out")
+    assert {name: data for name, data in whole.items() if name != "out/big"} == {
+        "out": None,
+        "out/deep": None,
+        "out/deep/b": b"two\n",
+    }
+    summed = members("sum")
+    big = whole["out/big"]
+    assert big is not None
+    assert len(big) == 12_000_000
+    assert summed == {"sum": f"{hashlib.sha256(big).hexdigest()}  -\n".encode()}
+    with stack.client() as client:
+        url = client.get(f"/jobs/{job}/snapshot").json()["url"]
+    assert url.startswith(f"{s3.endpoint}/{BUCKET}/{key}?")
+    assert "X-Amz-Expires=3600" in url
+    refused = stack.run_cli("snapshot", job, "nothing", cwd=tmp_path)
+    assert (refused.code, "no such file or directory" in refused.stdout) == (1, True), refused
+    assert stack.run_cli("exec", job, "touch over", cwd=tmp_path).code == 0
+    assert stack.wait(int(job))["status"] == "completed"
+    assert not [path for path in stack.places.objects.rglob("*") if path.is_file()]
+
+
+def test_a_bucket_that_does_not_answer_has_no_snapshot(bucket_stack: Stack, s3: S3Server, tmp_path: Path) -> None:
+    stack = bucket_stack
+    made = stack.run_cli("create", stack.image, "sh -c 'echo kept >here; echo up; sleep 300'", cwd=tmp_path)
+    [job] = re.findall(r"^Job created with id (\d+)$", made.stdout, re.MULTILINE)
+    until(lambda: b"up\n" in stack.stdout(int(job)), 60)
+    s3.stop()
+    try:
+        failed = stack.run_cli("snapshot", job, "here", cwd=tmp_path)
+    finally:
+        s3.start()
+    assert failed.code == 1, failed
+    assert failed.stdout.startswith("Creating snapshot...\nError: Unable to create snapshot: "), failed
+    assert not (tmp_path / "snapshot.tgz").exists()
+    done = stack.run_cli("snapshot", job, "here", cwd=tmp_path)
+    assert done.code == 0, done
+    with tarfile.open(tmp_path / "snapshot.tgz") as archive:
+        assert archive.getnames() == ["here"]
+    assert stack.run_cli("delete", job, cwd=tmp_path).code == 0
+    stack.wait(int(job))
 
 
 def test_check_config_asks_the_bucket(bucket_stack: Stack, s3: S3Server) -> None:
