@@ -5,7 +5,7 @@ HOME_DIR ?= .demo
 STACK = .venv/bin/python -m airflow_prominence.standalone
 ARGS ?=
 
-.PHONY: help demo up stop status venv dev-venv test test-unit test-survival test-deploy test-sites test-login lint types arrows bench constraints clean
+.PHONY: help demo up stop status venv dev-venv test test-unit test-survival test-deploy test-sites test-browser screenshots lint types arrows bench constraints clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -49,8 +49,13 @@ test-deploy: dev-venv ## docker-compose.yaml and the docker runtime on a real Do
 test-sites: dev-venv ## apptainer in a Debian root made on the spot, podman and udocker, S3 and WebDAV through the whole stack
 	@deploy/test.sh sites
 
-test-login: dev-venv ## prominence login and a notebook, at a real OpenID Connect issuer with a real browser
-	@deploy/test.sh login
+test-browser: dev-venv ## in headless Chromium: prominence login at a real issuer, a notebook, the Airflow UI
+	@deploy/test.sh browser
+
+screenshots: dev-venv ## pictures of the Airflow UI, in docs/screenshots (ARGS=NAME:PATH:VIEW takes more)
+	@deploy/test.sh install-browser
+	@$(STACK) up --home $(HOME_DIR)
+	@.venv/bin/python -m tests.browser.screenshots --home $(HOME_DIR) $(ARGS)
 
 bench: dev-venv ## measure, and print the table of benchmarks/README.md
 	@.venv/bin/python -m benchmarks $(ARGS)

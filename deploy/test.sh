@@ -1,5 +1,5 @@
 #!/bin/bash
-# The test suites: deploy/test.sh all | unit | survival | deploy | sites | login. .venv is there already (make dev-venv).
+# The test suites: deploy/test.sh all | unit | survival | deploy | sites | browser. .venv is there already (make dev-venv).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 what=$1
@@ -8,7 +8,7 @@ what=$1
 runtimes="ip:iproute2 podman:podman runc:runc newuidmap:uidmap busybox:busybox-static curl:curl rclone:rclone fusermount3:fuse3"
 deployment="dockerd:docker.io docker-compose:docker-compose debootstrap:debootstrap iptables:iptables"
 sites="mmdebstrap:mmdebstrap busybox:busybox-static"
-login="node:nodejs npm:npm chromium:chromium"
+browser="node:nodejs npm:npm chromium:chromium"
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 install_needed() { # command:package ...
@@ -69,13 +69,17 @@ sites)
     install_needed $runtimes $sites
     PYTEST_ARGS="-m sites ${PYTEST_ARGS:-}" step "tests as on a site's machine" suites runtimes agent integration
     ;;
-login)
+browser)
     # shellcheck disable=SC2086 - words
-    install_needed $login
-    step "tests of logging in" suites login
+    install_needed $browser
+    step "tests in a browser" suites browser
+    ;;
+install-browser)
+    # shellcheck disable=SC2086 - words
+    install_needed $browser
     ;;
 *)
-    echo "deploy/test.sh all | unit | survival | deploy | sites | login" >&2
+    echo "deploy/test.sh all | unit | survival | deploy | sites | browser" >&2
     exit 2
     ;;
 esac

@@ -12,7 +12,7 @@ _DRAFT = "http://json-schema.org/draft-07/schema#"
 
 
 def job_param_schema() -> dict[str, Any]:
-    """Return the job's JSON Schema for the Param ``job``: everything inlined, null allowed.
+    """Return the job's JSON Schema for the Param ``job``: everything in one, null allowed.
 
     A run's conf is stored in clear, so what carries a secret in a document (storage accounts, registry passwords) has
     no place in the form.
@@ -22,7 +22,18 @@ def job_param_schema() -> dict[str, Any]:
     definitions = schema["$defs"]
     del schema["properties"]["storage"], definitions["storage"]
     del definitions["task"]["properties"]["imagePullCredential"], definitions["credential"]
-    return schema | {"$schema": _DRAFT, "type": ["null", "object"]}
+    del schema["$defs"], schema["$schema"]
+    nullable = ["null", "object"]
+    definitions["job"] = schema | {"type": nullable}
+    return {
+        "$schema": _DRAFT,
+        # In this draft what stands beside a reference is not looked at: the type here only tells the form its field.
+        "$ref": "#/$defs/job",
+        "type": nullable,
+        "title": schema["title"],
+        "description": schema["description"],
+        "$defs": {name: _told_briefly(definition) for name, definition in definitions.items()},
+    }
 
 
 def _without_own_keywords(node: Any) -> Any:
@@ -31,3 +42,27 @@ def _without_own_keywords(node: Any) -> Any:
     if isinstance(node, list):
         return [_without_own_keywords(item) for item in node]
     return node
+
+
+def _told_briefly(schema: Any) -> Any:
+    """Return the same schema with each keyword of an object in a schema of its own.
+
+    The form shows of a refusal the sentence and then, whole, the schema that holds the keyword: for an unknown key a
+    thousand lines of what is allowed anywhere below.
+    """
+    if not isinstance(schema, dict):
+        return schema
+    told = dict(schema)
+    for key in {"items", "additionalProperties", "not", "if", "then"} & told.keys():
+        told[key] = _told_briefly(told[key])
+    for key in {"allOf", "anyOf"} & told.keys():
+        told[key] = [_told_briefly(part) for part in told[key]]
+    if "properties" not in told:
+        return told
+    properties = told.pop("properties")
+    parts: list[dict[str, Any]] = [{key: told.pop(key)} for key in ("type", "required") if key in told]
+    if "additionalProperties" in told:
+        names = dict.fromkeys(properties, True)
+        parts.append({"properties": names, "additionalProperties": told.pop("additionalProperties")})
+    parts.append({"properties": {name: _told_briefly(value) for name, value in properties.items()}})
+    return told | {"allOf": [*parts, *told.get("allOf", [])]}

@@ -38,14 +38,15 @@ worker slot. Each one's log tells its part of the job's story.
 Clearing `run`, with what comes after it, or the whole run tries the job again from its beginning. Marking the run or
 one of its tasks as failed deletes the job.
 
-Jobs come from the REST interface or the `prominence` command line. To start one here, put a job document into the field
-`job` and press *Trigger*; it runs for the user who pressed the button. Registry passwords don't belong here.
+Jobs come from the REST interface or the `prominence` command line. To start one here, press *Trigger*, paste a job
+document into the field `job` and send it; it runs for the user who pressed the button. Passwords don't belong here.
 """
 
-# In one line: the form keeps no line breaks.
+# In one line: the form keeps no line breaks. "Paste": what is typed there the form of Airflow 3.3 sets anew whenever it
+# is JSON for a moment, and it takes some letters for commands.
 _JOB_PARAM_DOC = (
-    'The document of the job, for example {"name": "hello", "resources": {"cpus": 1, "memory": 1, "disk": 10}, '
-    '"tasks": [{"image": "busybox", "runtime": "singularity", "cmd": "echo hello"}]}'
+    'Paste the document of the job here, for example {"name": "hello", "resources": {"cpus": 1, "memory": 1, '
+    '"disk": 10}, "tasks": [{"image": "busybox", "runtime": "singularity", "cmd": "echo hello"}]}'
 )
 
 _MAINTENANCE_DOC = """\

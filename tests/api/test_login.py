@@ -1,4 +1,4 @@
-"""Login routes where the issuer is no help. A login at a real issuer: tests/login."""
+"""Login routes where the issuer is no help. A login at a real issuer: tests/browser."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.exceptions import ParamValidationError
 from airflow.serialization.serialized_objects import DagSerialization
 from jsonschema import Draft7Validator
 
@@ -87,7 +88,9 @@ def test_the_form_takes_a_job_or_nothing(job: Any) -> None:
     assert {name: job.params[name] for name in ("job", "job_id")} == {"job": None, "job_id": None}
     schema = job_param_schema()
     form = Draft7Validator(schema)
-    Draft7Validator.check_schema(schema)
+    for definition in schema["$defs"].values():
+        Draft7Validator.check_schema(definition)
+    assert schema["type"] == ["null", "object"], "what the form chooses the field by"
     good = {"resources": {"cpus": 1, "memory": 1, "disk": 1, "nodes": 1}, "tasks": [{"image": "busybox"}]}
     assert form.is_valid(None)
     assert form.is_valid(good)
@@ -96,6 +99,29 @@ def test_the_form_takes_a_job_or_nothing(job: Any) -> None:
     assert not form.is_valid({**good, "unknown": 1})
     assert not form.is_valid({**good, "resources": {**good["resources"], "cpus": 0}})  # type: ignore[dict-item]
     assert not form.is_valid({**good, "tasks": [{"image": "busybox", "cmdd": "x"}]})
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"resuorces": {}}, "Additional properties are not allowed ('resuorces' was unexpected)"),
+        ({"tasks": [{"image": "x", "cmdd": "x"}]}, "Additional properties are not allowed ('cmdd' was unexpected)"),
+        ({"tasks": ["busybox"]}, "'busybox' is not of type 'object'"),
+        ({"tasks": [{}]}, "'image' is a required property"),
+        ({"resources": "many"}, "'many' is not of type 'object'"),
+        ({"resources": {"cpus": "1", "memory": 1}}, "'1' is not of type 'integer'"),
+        ({"resources": {"memory": 1}}, "{'memory': 1} is not valid under any of the given schemas"),
+        ({"policies": {"maximumRetries": -1}}, "-1 is less than the minimum of 0"),
+    ],
+)
+def test_what_the_form_shows_of_a_refusal_can_be_read(job: Any, change: dict[str, Any], sentence: str) -> None:
+    """Airflow shows with the sentence the whole schema that holds the keyword."""
+    document = {"resources": {"cpus": 1, "memory": 1}, "tasks": [{"image": "busybox"}], **change}
+    with pytest.raises(ParamValidationError) as refused:
+        job.params.deep_merge({"job": document}).validate()
+    lines = str(refused.value).splitlines()
+    assert lines[0] == f"Invalid input for param job: {sentence}"
+    assert len(lines) < 30, lines
 
 
 def _good_job_documents() -> dict[str, dict[str, Any]]:

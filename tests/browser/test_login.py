@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from airflow_prominence.standalone.settings import own_environment
+from tests.browser.issuers import CLIENT, ERIKA, MAX, Issuer, asked
 from tests.integration.stacks import Ended, Stack
-from tests.login.issuers import CLIENT, ERIKA, MAX, Issuer, asked
 
 DEVICE = "urn:ietf:params:oauth:grant-type:device_code"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -10,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.browser.airflow_ui import AirflowUi
+from tests.browser.issuers import Issuer
+from tests.browser.programs import Missing
+from tests.integration.airflows import Airflow
 from tests.integration.conftest import keep_logs
 from tests.integration.stacks import Stack
-from tests.login.issuers import Issuer, Missing
 
 _IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
 
@@ -22,14 +26,14 @@ def issuer() -> Iterator[Issuer]:
     try:
         running = Issuer()
     except Missing as missing:
-        (pytest.fail if _IN_CI else pytest.skip)(f"{missing} (make test-login installs it as root)")
+        (pytest.fail if _IN_CI else pytest.skip)(f"{missing} (make test-browser installs it as root)")
     yield running
     running.stop()
 
 
 @pytest.fixture(scope="session")
 def stack(request: pytest.FixtureRequest, issuer: Issuer) -> Iterator[Stack]:
-    home = Path(tempfile.mkdtemp(prefix="prominence-login-stack-"))
+    home = Path(tempfile.mkdtemp(prefix="prominence-browser-stack-"))
     home.chmod(0o755)
     running = Stack(home, issuer.settings())
     try:
@@ -40,3 +44,18 @@ def stack(request: pytest.FixtureRequest, issuer: Issuer) -> Iterator[Stack]:
         if request.session.testsfailed:
             keep_logs(running)
         shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def airflow(stack: Stack) -> Iterator[Airflow]:
+    """Airflow's own REST interface as its admin."""
+    with stack.airflow_client() as http:
+        yield Airflow(http)
+
+
+@pytest.fixture(scope="session")
+def ui(stack: Stack) -> Iterator[AirflowUi]:
+    """Airflow's pages, its admin signed in."""
+    env = stack.env
+    with contextlib.closing(AirflowUi(env["AIRFLOW_URL"], env["AIRFLOW_USER"], env["AIRFLOW_PASSWORD"])) as running:
+        yield running

@@ -1,4 +1,4 @@
-// The user's part of a login, in a real browser: node browser.mjs CHROMIUM PAGE CODE USER
+// The user's part of a login, in a real browser: node agree.mjs CHROMIUM PAGE CODE USER
 import { chromium } from 'playwright-core';
 
 const [executablePath, page_, code, user] = process.argv.slice(2);

@@ -13,8 +13,8 @@ import nbformat
 from nbclient import NotebookClient
 
 from airflow_prominence.standalone.settings import own_environment
+from tests.browser.issuers import ERIKA, Issuer, asked
 from tests.integration.stacks import Stack, until
-from tests.login.issuers import ERIKA, Issuer, asked
 
 NOTEBOOK = Path(__file__).parents[2] / "docs" / "notebook.ipynb"
 

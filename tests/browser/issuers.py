@@ -1,17 +1,12 @@
-"""A real issuer, its users' browser, and the packages that both come from."""
+"""A real issuer, and what its users do at it in their browser."""
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
-import shutil
 import socket
 import subprocess
-import tempfile
-from pathlib import Path
 
-HERE = Path(__file__).parent
+from tests.browser.programs import packages, program
 
 AUDIENCE = "prominence-users"
 RESOURCE = "https://batch.example.org"
@@ -19,44 +14,6 @@ LOGIN = f"scope=openid email groups&resource={RESOURCE}"
 CLIENT = ("the-site", "a secret:with+signs%")
 ERIKA, MAX = "erika", "max"
 GROUP_OF_ERIKA = "fusion"
-
-
-class Missing(Exception):
-    """A program that these tests need is not on this machine."""
-
-
-def program(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        raise Missing(f"{name} is not installed")
-    return found
-
-
-def packages() -> Path:
-    """The folder with the npm packages of the lock file; installed once for each lock file on a machine."""
-    npm, lock = program("npm"), (HERE / "package-lock.json").read_bytes()
-    major = int(
-        subprocess.run([program("node"), "--version"], capture_output=True, check=True).stdout[1:].split(b".")[0]
-    )
-    if major < 20:
-        raise Missing(f"node is version {major}, and 20 or later is needed")
-    place = Path(tempfile.gettempdir()) / f"prominence-login-{os.geteuid()}-{hashlib.sha256(lock).hexdigest()[:16]}"
-    if not place.exists():
-        making = Path(tempfile.mkdtemp(prefix="prominence-login-"))
-        for name in ("package.json", "package-lock.json"):
-            shutil.copy(HERE / name, making)
-        subprocess.run(
-            [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
-            cwd=making,
-            check=True,
-            stdin=subprocess.DEVNULL,
-            timeout=240,
-        )
-        making.rename(place)
-    for script in HERE.glob("*.mjs"):
-        # Node looks for packages beside the script.
-        shutil.copy(script, place)
-    return place
 
 
 class Issuer:
@@ -98,7 +55,7 @@ class Issuer:
     def agree(self, page: str, code: str, user: str) -> None:
         """What the user does in the browser: enter the code, sign in, agree."""
         done = subprocess.run(
-            [program("node"), "browser.mjs", self.chromium, page, code, user],
+            [program("node"), "agree.mjs", self.chromium, page, code, user],
             cwd=self.place,
             stdin=subprocess.DEVNULL,
             capture_output=True,
