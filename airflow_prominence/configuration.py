@@ -22,9 +22,18 @@ def number(option: str, default: int) -> int:
 
 def days(option: str, default: float) -> float:
     """Return an option as a number of days that is not negative."""
+    return _time(option, default, "days")
+
+
+def hours(option: str, default: float) -> float:
+    """Return an option as a number of hours that is not negative."""
+    return _time(option, default, "hours")
+
+
+def _time(option: str, default: float, unit: str) -> float:
     found: float = conf.getfloat(SECTION, option, fallback=default)
     if not 0 <= found < math.inf:
-        raise ValueError(f"[{SECTION}] {option}: must be a number of days, or 0")
+        raise ValueError(f"[{SECTION}] {option}: must be a number of {unit}, or 0")
     return found
 
 

@@ -168,6 +168,13 @@ def _config() -> dict[str, Any]:
                     "float",
                     "30",
                 ),
+                "keep_directories_hours": _option(
+                    "Hours for which a node keeps the directory of a job with outputs after its end, so that clearing "
+                    "its task ``stage_out`` in Airflow uploads them again; never longer than output files are kept. "
+                    "What is kept gives way, the oldest first, when its room is wanted for a job. 0 means not at all.",
+                    "float",
+                    "1",
+                ),
                 "keep_uploads_days": _option(
                     "Days for which an uploaded object is kept after it was uploaded or last used by a job; 0 means "
                     "for ever.",

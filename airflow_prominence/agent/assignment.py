@@ -60,13 +60,18 @@ class Output:
 class Outputs:
     """What is stored after the tasks, in which folder of the object store, and where to ask for URLs.
 
-    Or in which folder of the job's storage, if `on_volume`.
+    Or in which folder of the job's storage, if `on_volume`. What they are read from is kept for `keep_s` seconds after
+    the job's end.
     """
 
     wanted: tuple[Output, ...]
     folder: str
     url: str
-    on_volume: bool
+    on_volume: bool = False
+    keep_s: float = 0.0
+
+
+NO_OUTPUTS = Outputs((), "", "")
 
 
 @dataclass(frozen=True)
@@ -202,7 +207,8 @@ def _artifact(index: int, raw: Any) -> Artifact:
     )
 
 
-def _outputs(raw: Mapping[str, Any]) -> Outputs:
+def parse_outputs(raw: Mapping[str, Any]) -> Outputs:
+    """What of it says which outputs are wanted, where they go and how long they are kept here; raises BadAssignment."""
     wanted: list[Output] = []
     for index, item in enumerate(raw.get("outputs") or []):
         where = f"outputs[{index}]."
@@ -213,15 +219,18 @@ def _outputs(raw: Mapping[str, Any]) -> Outputs:
             raise BadAssignment(f"{where}name: must be a path below the job's home")
         wanted.append(output)
     if not wanted:
-        return Outputs((), "", "", False)
+        return NO_OUTPUTS
     folder: str = _get("", raw, "outputs_folder", str)
     if raw.get("outputs_on_storage") is not True:
-        return Outputs(tuple(wanted), folder, _get("", raw, "output_url", str), False)
+        keep_s = raw.get("keep_s", 0)
+        if not isinstance(keep_s, (int, float)) or isinstance(keep_s, bool) or keep_s < 0:
+            raise BadAssignment("keep_s: must be a number of seconds")
+        return Outputs(tuple(wanted), folder, _get("", raw, "output_url", str), keep_s=float(keep_s))
     if raw.get("storage") is None:
         raise BadAssignment("outputs_on_storage: the job has no storage")
     if "\0" in folder or ".." in folder.split("/"):
         raise BadAssignment("outputs_folder: must be a path below the storage's root")
-    return Outputs(tuple(wanted), folder, "", True)
+    return Outputs(tuple(wanted), folder, "", on_volume=True)
 
 
 def _check_name(where: str, name: str) -> None:
@@ -284,7 +293,7 @@ def parse(text: str) -> Assignment:
         owner=str(raw.get("owner") or ""),
         inputs=tuple(inputs),
         artifacts=tuple(_artifact(index, item) for index, item in enumerate(raw.get("artifacts") or [])),
-        outputs=_outputs(raw),
+        outputs=parse_outputs(raw),
         tasks=tuple(_task(index, item) for index, item in enumerate(_get("", raw, "tasks", list))),
         task_retries=int(raw.get("task_retries") or 0),
         ignore_task_failures=bool(raw.get("ignore_task_failures")),

@@ -16,18 +16,21 @@ import socket
 import time
 from typing import Any, Iterator
 
-from . import current, forks, linux, sending, sweep
+from . import current, forks, linux, restage, sending, sweep
 from .answers import Answers
 from .cgroup import Cgroup
 from .guard import PATIENCE_S as GUARD_PATIENCE_S
 from .guard import Guard
 from .inside import NOT_RUNNING, Archive, Command, kill
+from .kept import NOT_KEPT, Kept
 from .node import Node
-from .order import EXEC, BadOrder, Order, OrderPaths
+from .order import EXEC, STAGE_OUT, BadOrder, Order, OrderPaths
 from .paths import write_atomic
+from .restage import Stopped
+from .staging.outputs import StageOut
 from .users import User
 from .wire import encode
-from .work import Work
+from .work import Call, Work
 
 LOST = "the command's process on the node was lost"
 BEAT_S = 1.0
@@ -42,14 +45,14 @@ class _TimeIsUp(Exception):
 
 
 class _Run:
-    """One order under its guard."""
+    """One order, or a part of it, under its guard. `deadline` is a moment (monotonic)."""
 
-    def __init__(self, paths: OrderPaths, order: Order, user: User, answers: Answers) -> None:
+    def __init__(self, paths: OrderPaths, order: Order, user: User, answers: Answers, deadline: float) -> None:
         self._paths = paths
         self._order = order
         self._user = user
         self._answers = answers
-        self._deadline = time.monotonic() + order.timeout_s
+        self._deadline = deadline
         self._why: str | None = None  # it must end
         self._stop_at = 0.0
         self._guard = 0
@@ -58,7 +61,7 @@ class _Run:
         self._count = 0
         self._container: str | None = None
 
-    # -- the two kinds
+    # -- the kinds
 
     def command(self, node: Node, group: Cgroup) -> tuple[int | None, str | None]:
         """Exit code and error; only a command that has ended by itself has an exit code and no error."""
@@ -98,6 +101,19 @@ class _Run:
             except _TimeIsUp:
                 return None, self._too_long()
         return code, None
+
+    def output(self, work: StageOut) -> dict[str, Any]:
+        """How one of several outputs was stored; raises Stopped when there shall be no more."""
+        null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        with self._limited():
+            self._fork(Call(work.run, self._paths.marker), null, [])
+            os.close(null)
+            result = self._listen(None)
+            _, error = self._outcome(result)
+        if result is None or error is not None:
+            raise Stopped(error or LOST)
+        answer: dict[str, Any] = result["answer"]
+        return answer
 
     # -- its guard
 
@@ -253,12 +269,29 @@ def run(state: str, paths: OrderPaths, url: str, token_file: str) -> int:
     else:
         user = User.read(paths.lease)
         error = answers.beat()
-        if error is None and (user is None or os.path.exists(paths.lease.ended)):
+        kept = Kept.read(paths.lease) if order.kind == STAGE_OUT else None
+        if error is None and order.kind == STAGE_OUT and (user is None or kept is None):
+            error = NOT_KEPT
+        if error is None and order.kind != STAGE_OUT and (user is None or os.path.exists(paths.lease.ended)):
             error = NOT_RUNNING
         if error is None and user is not None:
             linux.become_subreaper()
-            work = _Run(paths, order, user, answers)
-            code, error = work.command(Node.read(state), _group(paths)) if order.kind == EXEC else work.snapshot()
+            node, deadline = Node.read(state), time.monotonic() + order.timeout_s
+
+            def part() -> _Run:
+                return _Run(paths, order, user, answers, deadline)
+
+            if kept is not None:
+                code, error = restage.store(
+                    order,
+                    kept,
+                    (user, paths.record),
+                    (answers.token(), node.ca_file),
+                    lambda work: part().output(work),
+                    lambda line: answers.write(line, deadline),
+                )
+            else:
+                code, error = part().command(node, _group(paths)) if order.kind == EXEC else part().snapshot()
     close(paths, code, error)
     answers.end(code, error)
     return 0

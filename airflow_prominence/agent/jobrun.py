@@ -14,6 +14,7 @@ from .assignment import Assignment, Task
 from .cgroup import Cgroup
 from .images.model import Image, Stored
 from .images.sources import Sources
+from .kept import Leavings
 from .limits import DiskWatch
 from .node import Node
 from .paths import LeasePaths
@@ -91,6 +92,7 @@ class Job:
         )
         self._folders: stage.JobFolders | None = None
         self._stage_in_s = self._stage_out_s = 0.0
+        self._leavings: Leavings | None = None
         self._storage: Attachment | None = None
         if assignment.storage is not None:
             self._storage = Attachment(
@@ -251,10 +253,17 @@ class Job:
             # what ended the tasks has ended the mount with them
             self._mount(self._storage)
         outgoing = Outgoing(self._paths, self._assignment, self._user, self._node, self._supervisor, self._reports)
+        roots, keep_s = self._roots(self._folders), self._assignment.outputs.keep_s
+        if keep_s > 0:
+            self._leavings = Leavings(roots, self._assignment.resources.disk_mb, keep_s)
         volume = None if self._storage is None else self._storage.point
-        reason = outgoing.store(self._folders, self._roots(self._folders), volume)
+        reason = outgoing.store(self._folders, roots, volume)
         self._stage_out_s = time.monotonic() - began
         return reason
+
+    def leavings(self) -> Leavings | None:
+        """What outputs can be stored from once more when the job has ended; None if that is not wanted."""
+        return self._leavings
 
     def _roots(self, folders: stage.JobFolders) -> dict[str, str]:
         """The container's paths that are the job's own folders, with the node's."""
@@ -466,7 +475,7 @@ def tail_wanted(outcome: Outcome) -> bool:
     return outcome.status != "completed" or not outcome.node_success
 
 
-def end_report(job: Job, outcome: Outcome, folder: str) -> tuple[str, dict[str, Any]]:
+def end_report(job: Job, outcome: Outcome, folder: str, leavings: Leavings | None) -> tuple[str, dict[str, Any]]:
     data: dict[str, Any] = {
         "status": outcome.status,
         "reason": outcome.reason,
@@ -475,4 +484,6 @@ def end_report(job: Job, outcome: Outcome, folder: str) -> tuple[str, dict[str, 
     }
     if tail_wanted(outcome):
         data["tail"] = spool.tail(folder)
+    if leavings is not None:
+        data["kept_s"] = leavings.keep_s
     return "end", data

@@ -8,8 +8,9 @@ import signal
 import time
 from typing import Any, Mapping
 
-from . import forks, linux, run, sweep
-from .paths import BadLease, LeasePaths, Process, leases, write_atomic
+from . import forks, linux, run, spool, sweep
+from .kept import Kept, KeptFolders
+from .paths import BadLease, LeasePaths, Process, leases, read_json, write_atomic
 
 RECOVER_AGAIN_S = 5.0
 
@@ -21,12 +22,14 @@ def _say(lease: str, text: str) -> None:
 class Leases:
     """All leases with a record below one state folder."""
 
-    def __init__(self, state: str) -> None:
+    def __init__(self, state: str, kept: KeptFolders) -> None:
         self._state = state
+        self._kept = kept
         self._children: dict[int, str] = {}
         self._recover_at: dict[str, float] = {}
         self._running: dict[str, Process] = {}
         self._ended: dict[str, bool] = {}
+        self._disk_mb: dict[str, int] = {}  # what running jobs were promised
         self.lost: dict[str, str] = {}
 
     def adopt(self) -> None:
@@ -35,8 +38,10 @@ class Leases:
             paths = LeasePaths(self._state, lease)
             runner = Process.read(paths.runner)
             if os.path.exists(paths.ended):
-                self._ended[lease] = True
-            elif runner is None:
+                self._end(lease)
+                continue
+            self._disk_mb[lease] = _disk_mb(read_json(paths.assignment) or {})
+            if runner is None:
                 # recorded, and then the service died before it started anything
                 self._fork(paths, recovering=False)
             else:
@@ -46,7 +51,7 @@ class Leases:
     def table(self) -> dict[str, str]:
         """For the API: every lease that has a record here."""
         found = dict.fromkeys(list(self._running) + list(self.lost), "running")
-        found.update(dict.fromkeys(self._ended, "ended"))
+        found.update({lease: self._kept.state_of(lease) or "ended" for lease in self._ended})
         return found
 
     # -- what the API wants
@@ -63,6 +68,8 @@ class Leases:
             return
         os.makedirs(paths.record, mode=0o700, exist_ok=True)
         write_atomic(paths.assignment, json.dumps(dict(assignment)))
+        self._disk_mb[lease] = _disk_mb(assignment)
+        self._kept.make_room(sum(map(self._taken_mb, self._disk_mb)))
         self._fork(paths, recovering=False)
 
     def stop(self, lease: str, why: str, grace_s: float) -> None:
@@ -82,6 +89,8 @@ class Leases:
             # the API has given it up while it runs: end it first, and forget when it is asked for again
             self.stop(lease, "forgotten", 0.0)
             return
+        if lease in self._ended and not self._kept.forget(lease):
+            return  # asked for again when its folder has gone
         if lease in self._ended or lease in self.lost:
             sweep.forget(LeasePaths(self._state, lease))
             self._ended.pop(lease, None)
@@ -90,9 +99,22 @@ class Leases:
     def told_lost(self, lease: str) -> None:
         sweep.close(LeasePaths(self._state, lease), {"lost": True})
         self.lost.pop(lease, None)
-        self._ended[lease] = True
+        self._end(lease)
 
     # -- runners
+
+    def _taken_mb(self, lease: str) -> int:
+        """What a job may take of the disk; of one whose end may have been told already, what is kept of it."""
+        paths = LeasePaths(self._state, lease)
+        if os.path.exists(paths.ended) or os.path.exists(spool.swept_path(paths.spool)):
+            kept = Kept.read(paths)
+            return 0 if kept is None else kept.size_mb
+        return self._disk_mb[lease]
+
+    def _end(self, lease: str) -> None:
+        self._ended[lease] = True
+        self._disk_mb.pop(lease, None)
+        self._kept.ended(lease)
 
     def _fork(self, paths: LeasePaths, recovering: bool) -> None:
         """Start a runner that outlives this process.
@@ -130,7 +152,7 @@ class Leases:
         for lease, runner in list(self._running.items()):
             if not runner.alive:
                 self._runner_gone(lease)
-        return len(self.lost) > before
+        return self._kept.tick() or len(self.lost) > before
 
     def _reap(self) -> None:
         for pid in list(self._children):
@@ -141,10 +163,11 @@ class Leases:
         paths = LeasePaths(self._state, lease)
         if os.path.exists(paths.ended):
             del self._running[lease]
-            self._ended[lease] = True
+            self._end(lease)
             _say(lease, "ended")
         elif os.path.exists(paths.lost):
             del self._running[lease]
+            self._disk_mb.pop(lease, None)
             self.lost[lease] = "Runner and guard died on the node"
             _say(lease, "lost")
         elif time.monotonic() >= self._recover_at.get(lease, 0.0):
@@ -153,3 +176,10 @@ class Leases:
 
     def listed(self) -> list[dict[str, str]]:
         return [{"lease": lease} for lease in sorted(list(self._running) + list(self.lost))]
+
+
+def _disk_mb(assignment: Mapping[str, Any]) -> int:
+    """What a job was promised of the disk; the runner refuses an assignment that does not say it."""
+    resources = assignment.get("resources")
+    found = resources.get("disk_mb") if isinstance(resources, dict) else None
+    return found if isinstance(found, int) else 0

@@ -166,6 +166,11 @@ class DiskWatch:
         return False
 
 
+def used_bytes(folder: str) -> int:
+    """What lies below a folder that nobody writes to."""
+    return sum(DiskWatch([folder], [], 0)._sizes([]))
+
+
 def _listed(path: str) -> list[str]:
     try:
         return os.listdir(path)

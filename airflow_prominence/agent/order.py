@@ -1,4 +1,7 @@
-"""An order to a running job, a command or a snapshot, as the API hands it out, and where it is kept."""
+"""An order to a node for one job, as the API hands it out, and where it is kept.
+
+A command and a snapshot are for a running job; storing outputs once more is for one whose folder is kept after its end.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,12 @@ import re
 from dataclasses import dataclass
 from typing import Any, Mapping
 
+from .assignment import NO_OUTPUTS, BadAssignment, Outputs, parse_outputs
 from .paths import LeasePaths
 
 EXEC = "exec"
 SNAPSHOT = "snapshot"
+STAGE_OUT = "stage_out"
 
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}\Z")
 
@@ -24,7 +29,7 @@ class BadOrder(ValueError):
 class Order:
     """`argv` is a command's; `path` (the container's), `name` (in the archive) and `url` (PUT) are a snapshot's.
 
-    `limit` is in bytes: of what the command writes, or of the archive.
+    `limit` is in bytes: of what the command writes, of the archive, or of what is told of outputs.
     """
 
     id: str
@@ -36,6 +41,7 @@ class Order:
     path: str = ""
     name: str = ""
     url: str = ""
+    outputs: Outputs = NO_OUTPUTS
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> Order:
@@ -54,6 +60,11 @@ class Order:
         if kind == SNAPSHOT:
             path, name, url = (_text(raw, key) for key in ("path", "name", "url"))
             return cls(order, lease, kind, timeout, limit, path=path, name=name, url=url)
+        if kind == STAGE_OUT:
+            try:
+                return cls(order, lease, kind, timeout, limit, outputs=parse_outputs(raw))
+            except BadAssignment as error:
+                raise BadOrder(str(error)) from error
         raise BadOrder(f"kind: {kind!r} is not supported by this agent")
 
 

@@ -11,7 +11,8 @@ from typing import Any, Mapping
 from . import command, forks
 from .answers import Answers
 from .inside import NOT_RUNNING
-from .order import BadOrder, Order, OrderPaths, orders
+from .kept import NOT_KEPT
+from .order import STAGE_OUT, BadOrder, Order, OrderPaths, orders
 from .paths import BadLease, LeasePaths, Process, leases, write_atomic
 
 #: How long it is remembered that an order was carried out: longer than an answer to a poll can be on its way (s).
@@ -50,6 +51,10 @@ class Orders:
         """For the API: the orders that have arrived here and are not over."""
         return sorted(self._running)
 
+    def works_on(self, lease: str) -> bool:
+        """Whether there is an order of this lease that is not over."""
+        return any(paths.lease.lease == lease for paths, _ in self._running.values())
+
     def start(self, given: Mapping[str, Any]) -> None:
         """Record the order, then carry it out; one that has a record is left alone."""
         name = str(given.get("id"))
@@ -63,7 +68,7 @@ class Orders:
         if os.path.exists(paths.record):
             return
         if not os.path.exists(paths.lease.assignment):
-            self._refuse(name, NOT_RUNNING)
+            self._refuse(name, NOT_KEPT if order.kind == STAGE_OUT else NOT_RUNNING)
             return
         os.makedirs(paths.record, mode=0o700)
         write_atomic(paths.order, json.dumps(dict(given)))

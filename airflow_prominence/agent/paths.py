@@ -102,6 +102,11 @@ class LeasePaths:
         return os.path.join(self.record, "current")
 
     @property
+    def kept(self) -> str:
+        """Says what of an ended job is kept on the node, and until when; not there if nothing is."""
+        return os.path.join(self.record, "kept")
+
+    @property
     def commands(self) -> str:
         return os.path.join(self.record, "commands")
 

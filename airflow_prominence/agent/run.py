@@ -6,7 +6,7 @@ import json
 import os
 from typing import Callable
 
-from . import assignment, jobrun, linux, metadata, report, spool, sweep, users
+from . import assignment, jobrun, kept, linux, metadata, report, spool, sweep, users
 from .cgroup import Cgroup
 from .node import Node
 from .paths import LeasePaths, Process, write_atomic
@@ -36,9 +36,10 @@ def run(state: str, lease: str) -> int:
     supervisor.start_reporter()
     job = jobrun.Job(paths, wanted, user, group, node, supervisor, reports)
     outcome = job.run()
+    leavings = None if outcome.stale else job.leavings()
     if not outcome.stale:
-        reports.add(*jobrun.end_report(job, outcome, paths.spool))
-    _tidy(paths)
+        reports.add(*jobrun.end_report(job, outcome, paths.spool, leavings))
+    _tidy(paths, leavings)
     _close(paths, report.STALE if outcome.stale else supervisor.wait_delivered())
     job.give_up_images()
     for name in node.trim_cache():
@@ -46,9 +47,10 @@ def run(state: str, lease: str) -> int:
     return OK
 
 
-def _tidy(paths: LeasePaths) -> None:
+def _tidy(paths: LeasePaths, leavings: kept.Leavings | None) -> None:
     linux.kill_branded(linux.Brand(paths.marker, _own_uid(paths)))
-    sweep.remove(paths)
+    if leavings is None or not kept.keep(paths, leavings):
+        sweep.remove(paths)
     spool.mark_swept(paths.spool)
 
 
@@ -73,7 +75,8 @@ def recover(state: str, lease: str) -> int:
     left = sweep.kill(paths, node)
     if left:
         print(f"processes {left} would not die")
-    sweep.remove(paths)
+    if kept.Kept.read(paths) is None:
+        sweep.remove(paths)
     if not sweep.has_ended(paths):
         return _lost(paths, "runner and guard are dead")
     spool.mark_swept(paths.spool)

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from typing import Any, Mapping
 
 from . import __version__, facts
+from .kept import KeptFolders, total_mb
 from .leases import Leases
 from .metadata import Verdict
 from .node import Node
 from .orders import Orders
-from .paths import make_state
+from .paths import leases, make_state
 from .wire import Backoff, Connection, Refused, Unreachable, encode
 
 TICK_S = 1.0
@@ -76,8 +77,8 @@ class Service:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._boot = str(uuid.uuid4())
-        self._leases = Leases(config.state)
         self._orders = Orders(config.state, config.url, config.token_file)
+        self._leases = Leases(config.state, KeptFolders(config.state, config.disk_mb, self._orders.works_on))
         self._connection = Connection(config.url, timeout_s=ANSWER_S)
         self._backoff = Backoff()
         self._node: str | None = None
@@ -95,8 +96,8 @@ class Service:
         self._ending = True
 
     def run(self) -> int:
-        self._leases.adopt()
         self._orders.adopt()
+        self._leases.adopt()
         while not self._ending:
             self._tick()
             try:
@@ -233,5 +234,6 @@ def detected(state: str, cpus: int | None, memory_mb: int | None, disk_mb: int |
     return {
         "cpus": cpus or facts.cpus(),
         "memory_mb": memory_mb or facts.memory_mb(),
-        "disk_mb": disk_mb or facts.disk_mb(state),
+        # what is kept of jobs gives way to new ones
+        "disk_mb": disk_mb or facts.disk_mb(state) + total_mb(state, leases(state)),
     }

@@ -13,6 +13,8 @@ from .assignment import Input
 from .images.tree import remove_tree
 from .users import User
 
+SCRATCH = "scratch"
+
 
 class BadInput(ValueError):
     """One sentence naming the input."""
@@ -28,7 +30,7 @@ class JobFolders:
 
 def make(root: str, user: User) -> JobFolders:
     """Fresh folders that only the job's user can enter."""
-    folders = JobFolders(root, *(os.path.join(root, name) for name in ("home", "tmp", "scratch")))
+    folders = JobFolders(root, *(os.path.join(root, name) for name in ("home", "tmp", SCRATCH)))
     for path in (folders.root, folders.home, folders.tmp, folders.scratch):
         os.mkdir(path, 0o700)
         os.chmod(path, 0o700)
@@ -88,6 +90,11 @@ def _mounts_below(root: str) -> list[str]:
             if point.startswith(root + "/"):
                 found.append(point)
     return sorted(found, reverse=True)
+
+
+def remove_scratch(root: str) -> bool:
+    """Remove what containers have made of their images; False when something of it stays."""
+    return remove(os.path.join(root, SCRATCH))
 
 
 def remove(root: str) -> bool:

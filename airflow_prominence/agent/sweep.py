@@ -61,11 +61,18 @@ def kill(paths: LeasePaths, node: Node | None) -> list[int]:
     return linux.kill_branded(linux.Brand(paths.marker, uid))
 
 
-def remove(paths: LeasePaths) -> bool:
-    """Remove the job's folder and groups and give its user id back; False when something of it stays."""
+def detach(paths: LeasePaths) -> bool:
+    """Remove the job's groups and its volume's mount; False when something of them stays."""
     Cgroup.find(group_name(paths)).remove()
     if not folders.remove(paths):
         print(f"{paths.mounts}: could not be removed")
+        return False
+    return True
+
+
+def remove(paths: LeasePaths) -> bool:
+    """Remove the job's folder and groups and give its user id back; False when something of it stays."""
+    if not detach(paths):
         return False
     if not stage.remove(paths.job):
         print(f"{paths.job}: could not be removed")

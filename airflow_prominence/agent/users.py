@@ -77,6 +77,17 @@ def claim(paths: LeasePaths) -> User:
     raise NoUser("no user id is free for a job on this node")
 
 
+def hold(paths: LeasePaths) -> None:
+    """Claim the lease's user again, whose claim went when the machine started anew though files of his are kept."""
+    user = User.read(paths)
+    if user is None or not user.own:
+        return
+    path = os.path.join(CLAIMS, str(user.uid))
+    if not os.path.exists(path):
+        os.makedirs(CLAIMS, mode=0o700, exist_ok=True)
+        write_atomic(path, json.dumps({"record": os.path.abspath(paths.record)}))
+
+
 def _remember(paths: LeasePaths, user: User) -> None:
     write_atomic(paths.user, json.dumps({"uid": user.uid, "gid": user.gid, "own": user.own}))
 

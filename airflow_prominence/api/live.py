@@ -1,5 +1,7 @@
 """Orders to running jobs as their requests see them: given to a node, followed while they go on, and left.
 
+Orders of all kinds as their node sees them.
+
 No thread and no database session is held while a request waits.
 """
 
@@ -21,7 +23,8 @@ from sqlalchemy.orm import Session
 from airflow_prominence.api.database import DatabaseGone, transact, transact_async
 from airflow_prominence.api.errors import ApiError
 from airflow_prominence.api.hub import hub
-from airflow_prominence.objects import StoreUnavailable, object_store, snapshot_key
+from airflow_prominence.api.settings import settings
+from airflow_prominence.objects import StoreUnavailable, object_store, scratch_folder, snapshot_key
 from airflow_prominence.store import commands
 from airflow_prominence.store.commands import Look, Order
 from airflow_prominence.store.notify import ORDER_CHANNEL
@@ -151,6 +154,10 @@ def _body(given: commands.Given) -> dict[str, Any]:
         "limit": order.limit,
         **order.what,
     }
+    if order.kind == commands.STAGE_OUT:
+        del body["ti"]
+        body["outputs_folder"] = scratch_folder(given.job_uid)
+        body["output_url"] = f"{settings().internal_url}/commands/{given.id}/place"
     if order.kind == commands.SNAPSHOT:
         key = snapshot_key(given.job_uid)
         body["url"] = object_store().url_to_put(key, order.timeout_s + _UPLOAD_LATE_S, to_node=True).url

@@ -12,8 +12,9 @@ from airflow_prominence.api import submission
 from airflow_prominence.api.errors import ApiError
 from airflow_prominence.dags import submit as dags
 from airflow_prominence.dags.names import PHASE_TASKS
-from airflow_prominence.store import queries, transitions
+from airflow_prominence.store import queries, restaging, transitions
 from airflow_prominence.store.phases import DONE, QUEUED
+from airflow_prominence.store.restaging import Restaging
 from airflow_prominence.store.tables import Job
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ def job_of_run(session: Session, dag_id: str, run_id: str) -> Job:
     """
     job = queries.job_of_run(session, dag_id, run_id)
     if job is not None:
-        return _as_cleared(session, job)
+        return _with_own_stage_out(session, _as_cleared(session, job))
     run = dags.run_facts(session, dag_id, run_id)
     if run is None:
         raise ApiError(400, f"There is no run {run_id} of DAG {dag_id}")
@@ -43,7 +44,7 @@ def job_of_run(session: Session, dag_id: str, run_id: str) -> Job:
         made = submission.adopt_run(session, dag_id, run_id, document, submission.Owner(run.user))
     except documents.DocumentError as refused:
         raise ApiError(400, f"job.{refused}" if refused.path else f"job: {refused}") from None
-    return _as_cleared(session, made)
+    return _with_own_stage_out(session, _as_cleared(session, made))
 
 
 def _as_cleared(session: Session, job: Job) -> Job:
@@ -68,6 +69,36 @@ def _as_cleared(session: Session, job: Job) -> Job:
     return locked
 
 
+def _with_own_stage_out(session: Session, job: Job) -> Job:
+    """Note which instance of the task ``stage_out`` there is before the job's end: a later one is a wish of its own."""
+    if job.phase == DONE and job.stage_out_ti is not None:
+        return job
+    task = dags.stage_out_task(session, job.dag_id, job.run_id, job.group_id)
+    if task is None or task.id == job.stage_out_ti:
+        return job
+    locked = transitions.lock_job(session, job.id)
+    if locked is not None and (locked.phase != DONE or locked.stage_out_ti is None):
+        locked.stage_out_ti = task.id
+        session.flush()
+    return job
+
+
+def stage_out_again(session: Session, job_id: int, ti_id: str) -> Restaging | None:
+    """Upload an ended job's outputs again, once for each later instance of its task ``stage_out``; tell how it stands.
+
+    ``None`` if there is nothing to do but to answer what is true of the job.
+    """
+    job = transitions.lock_job(session, job_id)
+    if job is None:
+        raise ApiError(400, "Job does not exist")
+    if job.phase != DONE or job.stage_out_ti in (None, ti_id) or not restaging.has_staged_out(session, job):
+        return None
+    task = dags.stage_out_task(session, job.dag_id, job.run_id, job.group_id)
+    if task is None or task.id != ti_id or task.ended:
+        raise ApiError(409, "This task is over, or was cleared again")
+    return restaging.ask(session, job, ti_id)
+
+
 def task_cancelled(session: Session, job_id: int, ti_id: str, try_number: int) -> bool:
     """End the job whose trigger was cancelled, if its task was failed by somebody.
 
@@ -81,6 +112,7 @@ def task_cancelled(session: Session, job_id: int, ti_id: str, try_number: int) -
         return False
     if (task.dag_id, task.run_id) != (job.dag_id, job.run_id) or task.state != "failed":
         return False
+    restaging.leave(session, job_id, ti_id)
     return transitions.delete(session, job_id, None, ENDED_IN_AIRFLOW)
 
 
@@ -104,7 +136,8 @@ def outcome(session: Session, dag_id: str, run_id: str) -> dict[str, Any]:
     reason = job.reason or ("" if success else f"The job is {job.status} without success of all its tasks")
     by_hand = [task for task in PHASE_TASKS if states.get(task) in _NOT_WELL] if success else []
     if by_hand:
-        success, reason = False, f"The job is {job.status}, but its task {by_hand[0]} was ended by hand in Airflow"
+        how = "was cleared or ended by hand in Airflow and did not end well"
+        success, reason = False, f"The job is {job.status}, but its task {by_hand[0]} {how}"
     return {"success": success, "pending": False, "reason": reason}
 
 

@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl
 
 from airflow_prominence import configuration
 from airflow_prominence.configuration import days as _days
+from airflow_prominence.configuration import hours as _hours
 from airflow_prominence.configuration import number as _number
 from airflow_prominence.configuration import text as _text
 from airflow_prominence.documents import Limits
@@ -114,6 +115,7 @@ def settings() -> Settings:
             jobs_days=_days("keep_jobs_days", 365),
             in_queue_days=_days("keep_in_queue_days", 90),
             warn_days=_days("warn_days", 7),
+            directories_hours=_hours("keep_directories_hours", 1),
         ),
     )
 

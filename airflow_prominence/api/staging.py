@@ -6,18 +6,21 @@ import posixpath
 from typing import Any
 
 from airflow_prominence import documents
+from airflow_prominence.api.errors import ApiError
 from airflow_prominence.api.settings import settings
 from airflow_prominence.api.uploads import find_upload
 from airflow_prominence.objects import (
     INPUT_LIFETIME_S,
     OUTPUT_GET_LIFETIME_S,
+    RENEWED_OUTPUT_LIFETIME_S,
     BadKey,
+    PutTarget,
     StoreUnavailable,
     object_store,
     output_key,
     scratch_folder,
 )
-from airflow_prominence.objects.keys import NotYourGroup, place_of
+from airflow_prominence.objects.keys import NotYourGroup, check_key, place_of
 from airflow_prominence.store import outputs as stored
 from airflow_prominence.store.tables import Job
 
@@ -67,8 +70,7 @@ def outputs(job: Job, parsed: documents.Job) -> dict[str, Any]:
 
     No URLs: a node asks for each when it has the output at hand, so that none is ever too old.
     """
-    wanted = [{"kind": "file", "name": name} for name in parsed.output_files]
-    wanted += [{"kind": "dir", "name": name} for name in parsed.output_dirs]
+    wanted = stored.wanted(job)
     if parsed.storage is not None and parsed.storage.default:
         folder = documents.output_folder(parsed.storage.directory, substitutions(job))
         return {"outputs": wanted, "outputs_folder": folder, "outputs_on_storage": True}
@@ -76,7 +78,19 @@ def outputs(job: Job, parsed: documents.Job) -> dict[str, Any]:
         "outputs": wanted,
         "outputs_folder": scratch_folder(job.uid),
         "output_url": f"{settings().node_url}/data/output",
+        "keep_s": settings().kept.directory_s,
     }
+
+
+def place_of_output(uid: str, key: str) -> PutTarget:
+    """Return a new URL for one of a job's outputs, ``uid`` naming the job's objects."""
+    try:
+        check_key(key)
+    except BadKey as bad:
+        raise ApiError(400, f"name: {bad}") from None
+    if not key.startswith(scratch_folder(uid) + "/"):
+        raise ApiError(400, "name: is not below the job's own folder")
+    return object_store().url_to_put(key, RENEWED_OUTPUT_LIFETIME_S, to_node=True)
 
 
 def with_urls(view: dict[str, Any], job: Job) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from airflow_prominence.dags.names import (
     PHASE_TASKS,
     RUN,
     SHIPPED_DAGS,
+    STAGE_OUT,
     run_id_for,
 )
 
@@ -34,6 +35,7 @@ __all__ = [
     "run_id_for",
     "run_state",
     "run_task",
+    "stage_out_task",
     "submit_run",
 ]
 
@@ -119,6 +121,13 @@ def phase_task_states(session: Session, dag_id: str, run_id: str) -> dict[str, s
 def run_task(session: Session, dag_id: str, run_id: str) -> TaskInstanceFacts | None:
     """Return the present instance of a run's task ``run``, or None if the run has none."""
     found = _compat.task_instances(session, dag_id, run_id, [RUN])
+    return found[0] if found else None
+
+
+def stage_out_task(session: Session, dag_id: str, run_id: str, group_id: str = "") -> TaskInstanceFacts | None:
+    """Return the present instance of the task ``stage_out`` of a job of the run, or None if it has none."""
+    task_id = f"{group_id}.{STAGE_OUT}" if group_id else STAGE_OUT
+    found = _compat.task_instances(session, dag_id, run_id, [task_id])
     return found[0] if found else None
 
 

@@ -49,6 +49,16 @@ class RunOutcome:
     reason: str
 
 
+@dataclass(frozen=True)
+class Restaging:
+    """How an upload stands that was asked for by clearing the task; ``again`` is false where there is none to do."""
+
+    again: bool
+    over: bool = False
+    error: str | None = None
+    since: float = 0.0
+
+
 class InternalClient:
     """Calls the internal routes; one for all triggers of a process, used in one event loop."""
 
@@ -91,6 +101,10 @@ class InternalClient:
     async def claim(self, job_id: int, holder: str) -> JobView:
         """Say that a job wants its place now; returns the job as it is then."""
         return await self._call("POST", f"/jobs/{job_id}/claim", {"holder": holder}, read=_job)
+
+    async def stage_out_again(self, job_id: int, ti_id: str) -> Restaging:
+        """Have an ended job's outputs uploaded again, once for this task instance; returns how it stands."""
+        return await self._call("POST", f"/jobs/{job_id}/stage_out", {"ti_id": ti_id}, read=_restaging)
 
     async def watch(self, holder: str, versions: Mapping[int, int], timeout_s: float) -> list[JobView]:
         """Wait until any of these jobs has another version than the given one; empty after ``timeout_s``."""
@@ -199,6 +213,13 @@ def _jobs(answer: Mapping[str, Any]) -> list[JobView]:
 
 def _outcome(answer: Mapping[str, Any]) -> RunOutcome:
     return RunOutcome(bool(answer["success"]), bool(answer["pending"]), str(answer["reason"] or ""))
+
+
+def _restaging(answer: Mapping[str, Any]) -> Restaging:
+    if not answer["again"]:
+        return Restaging(False)
+    error = answer["error"]
+    return Restaging(True, bool(answer["over"]), None if error is None else str(error), float(answer["since"]))
 
 
 def _counts(answer: Mapping[str, Any]) -> dict[str, int]:

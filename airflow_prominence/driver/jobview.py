@@ -66,6 +66,8 @@ class JobView:
     # Whether the tasks of this attempt ended well; None while they run, and where the API doesn't say.
     tasks_success: bool | None = None
     exit_codes: tuple[int, ...] = ()
+    # The instance of the task stage_out that belongs to the job's own end; a later one uploads its outputs again.
+    stage_out_ti: str = ""
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> JobView:
@@ -94,6 +96,7 @@ class JobView:
             will_retry=bool(data["will_retry"]),
             tasks_success=data.get("tasks_success"),
             exit_codes=_exit_codes(data.get("execution")),
+            stage_out_ti=str(data.get("stage_out_ti") or ""),
         )
 
     @property

@@ -8,6 +8,9 @@ from airflow_prominence.driver.jobview import JobEvent, JobView
 
 _CHAPTERS = ("provision", "stage_in", "run", "stage_out", "release")
 
+# What happens when the output of a job is uploaded again after its end.
+UPLOAD = "upload"
+
 # Kinds of events that open a chapter; all others are told in the chapter in which they happen.
 _OPENS = {
     "stage_in": "stage_in",
@@ -66,6 +69,8 @@ def chapters(events: tuple[JobEvent, ...]) -> list[tuple[JobEvent, str]]:
     told: list[tuple[JobEvent, str]] = []
     attempt, chapter = 0, _CHAPTERS[0]
     for event in events:
+        if event.kind == UPLOAD:
+            continue  # a story of its own, told where it was asked for
         if event.attempt != attempt:
             attempt, chapter = event.attempt, _CHAPTERS[0]
         opened = _OPENS.get(event.kind)

@@ -1,4 +1,6 @@
-"""Orders to running jobs, commands and snapshots: from the request that gives one to the job's node and back.
+"""Orders to jobs' nodes: from the request that gives one to the node and back.
+
+Here are those for running jobs, commands and snapshots; ``restaging`` has those that upload an ended job's outputs.
 
 Whoever waits for an order renews its ``deadline``. One that nobody waits for any more goes to no node, and the node
 that carries it out hears that it shall stop: so nothing runs on for a client that has hung up or a dead server.
@@ -11,7 +13,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from airflow_prominence.store.notify import answer_order, wake_node
@@ -21,6 +23,7 @@ from airflow_prominence.store.transitions import lock_job
 
 EXEC = "exec"
 SNAPSHOT = "snapshot"
+STAGE_OUT = "stage_out"
 
 NOT_RUNNING = "Job is not running"
 NOBODY_WAITS = "nobody waits for it any more"
@@ -33,7 +36,7 @@ AT_A_TIME = 8
 #: How long an order is wanted after its request was last heard of (s).
 WAITED_FOR_S = 15.0
 
-_NEW = "new"
+NEW = "new"
 #: How long a node may take to ask for an order, and to say that one has ended which is over its time (s).
 _PICKED_UP_S = 30.0
 _LATE_S = 30.0
@@ -104,7 +107,7 @@ def give(session: Session, job_id: int, command_id: str, order: Order) -> None:
             node_id=lease.node_id,
             kind=order.kind,
             order={"timeout_s": order.timeout_s, "limit": order.limit, **order.what},
-            state=_NEW,
+            state=NEW,
             created_at=now,
             deadline=now + WAITED_FOR_S,
         )
@@ -159,7 +162,7 @@ def _hopeless(session: Session, command: Command, now: float) -> str | None:
     lease = session.get(Lease, command.lease_id)
     if lease is None or (lease.state == ENDED and (lease.ended_at or 0.0) < now - _LAST_WORDS_S):
         return NOT_RUNNING
-    if command.state == _NEW and now > command.created_at + _PICKED_UP_S:
+    if command.state == NEW and now > command.created_at + _PICKED_UP_S:
         return NODE_SILENT
     timeout_s = float(command.order["timeout_s"])
     return f"it did not end within {timeout_s:g} s" if now > command.created_at + timeout_s + _LATE_S else None
@@ -172,7 +175,7 @@ def leave(session: Session, command_id: str) -> None:
         return
     command.deadline = 0.0
     if command.state == ENDED:
-        _forget_output(session, command_id)
+        forget_output(session, command_id)
 
 
 def last_snapshot(session: Session, job_id: int) -> Look | None:
@@ -202,7 +205,8 @@ def for_node(session: Session, node_id: int, held: Collection[str]) -> tuple[Giv
         select(Command, Job.uid)
         .join(Job, Job.id == Command.job_id)
         .join(Lease, Lease.id == Command.lease_id)
-        .where(Command.node_id == node_id, Command.state == _NEW, Command.deadline > now, Lease.state != ENDED)
+        .where(Command.node_id == node_id, Command.state == NEW, Command.deadline > now)
+        .where(or_(Lease.state != ENDED, Command.kind == STAGE_OUT))
         .order_by(Command.created_at)
     ).all()
     given = []
@@ -219,11 +223,11 @@ def for_node(session: Session, node_id: int, held: Collection[str]) -> tuple[Giv
 def append(session: Session, command_id: str, node_id: int, offset: int, data: bytes) -> tuple[int, str | None]:
     """Keep a piece of output if it is the one wanted next; return what is wanted next, and why to stop, if so."""
     now = time.time()
-    command = _of_node(session, command_id, node_id)
-    size = int(session.scalar(select(func.coalesce(func.max(_end()), 0)).where(_is_of(command_id))) or 0)
+    command = of_node(session, command_id, node_id)
+    size = written(session, command_id)
     if command.state == ENDED:
         return size, "it is over"
-    if command.state == _NEW:
+    if command.state == NEW:
         command.state = STARTED
     lease = session.get(Lease, command.lease_id)
     if lease is None or lease.state == ENDED or lease.stop_reason:
@@ -243,18 +247,29 @@ def append(session: Session, command_id: str, node_id: int, offset: int, data: b
 
 def end(session: Session, command_id: str, node_id: int, exit_code: int | None, error: str | None) -> None:
     """Keep how an order ended; the first end counts."""
-    command = _of_node(session, command_id, node_id)
+    command = of_node(session, command_id, node_id)
     if command.state == ENDED:
         return
+    close(session, command, exit_code, error)
+    if command.deadline < time.time():
+        forget_output(session, command_id)
+
+
+def close(session: Session, command: Command, exit_code: int | None, error: str | None) -> None:
+    """Note how an order ended, and wake who waits for it."""
     command.state, command.ended_at = ENDED, time.time()
     command.result = {"exit_code": exit_code, "error": None if error is None else error[:_LONGEST_ERROR]}
-    if command.deadline < command.ended_at:
-        _forget_output(session, command_id)
     answer_order(session, command.job_id)
     session.flush()
 
 
-def _of_node(session: Session, command_id: str, node_id: int) -> Command:
+def written(session: Session, command_id: str) -> int:
+    """Return how many bytes of an order's output are kept."""
+    return int(session.scalar(select(func.coalesce(func.max(_end()), 0)).where(_is_of(command_id))) or 0)
+
+
+def of_node(session: Session, command_id: str, node_id: int) -> Command:
+    """Return an order with its row locked; raise :class:`NoSuchCommand` if it is not this node's."""
     command = _locked(session, command_id)
     if command is None or command.node_id != node_id:
         raise NoSuchCommand
@@ -274,7 +289,8 @@ def _end() -> Any:
     return CommandOutput.offset + func.length(CommandOutput.data)
 
 
-def _forget_output(session: Session, command_id: str) -> None:
+def forget_output(session: Session, command_id: str) -> None:
+    """Drop what an order has written."""
     session.execute(delete(CommandOutput).where(_is_of(command_id)))
 
 

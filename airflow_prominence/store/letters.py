@@ -93,7 +93,8 @@ def day(at: float) -> str:
     return time.strftime("%Y-%m-%d", time.gmtime(at))
 
 
-def _moment(at: float) -> str:
+def moment(at: float) -> str:
+    """Return a moment as a user reads it, UTC."""
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
 
 
@@ -108,7 +109,7 @@ def _finished(job: Job, name: str) -> str:
     if job.attempt > 1:
         facts.append(("Attempts", str(job.attempt)))
     moments = (("Submitted", job.created_at), ("Started", job.started_at), ("Ended", job.ended_at))
-    facts += [(title, _moment(at)) for title, at in moments if at is not None]
+    facts += [(title, moment(at)) for title, at in moments if at is not None]
     ways = []
     if job.started_at is not None:
         ways += [("Standard output", f"prominence stdout {job.id}"), ("Standard error", f"prominence stderr {job.id}")]

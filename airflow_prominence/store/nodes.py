@@ -15,7 +15,7 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from airflow_prominence.store import capacity, commands
+from airflow_prominence.store import capacity, commands, kept
 from airflow_prominence.store.notify import ask_for_placing
 from airflow_prominence.store.phases import DONE, ENDED, GRANTED, NODE_DRAINING, NODE_LOST, NODE_UP, STARTED
 from airflow_prominence.store.tables import Lease, Node, Site
@@ -92,7 +92,8 @@ def seen(session: Session, node_id: int, boot: str) -> Node:
 def answer_poll(session: Session, node_id: int, held: Mapping[str, str], orders: Collection[str] | None) -> PollAnswer:
     """Compare what the node holds with what it should hold.
 
-    ``held`` is the node's whole list: lease id to ``running`` or ``ended``. A lease is repeated in ``start``
+    ``held`` is the node's whole list: lease id to ``running`` or ``ended``, and of ended ones ``kept`` while their
+    directory is there and ``dropping`` while it is being removed. A lease is repeated in ``start``
     until the node lists it. One that was asked to stop ends here when the node lists it as ended (its runner may
     have been told that it is stale, and gone without a last report) or doesn't list it (it never got there).
     ``orders`` are the ids of those that the node works on, ``None`` from an agent that knows of none.
@@ -120,7 +121,8 @@ def answer_poll(session: Session, node_id: int, held: Mapping[str, str], orders:
     for lease_id in sorted(over):
         if held[lease_id] == "running":
             stop.append((lease_id, "over"))
-    forget = tuple(sorted(lease_id for lease_id in over if held[lease_id] == "ended"))
+    keep = kept.settle(session, node_id, held)
+    forget = tuple(sorted(one for one in over if held[one] == "ended" or (held[one] == kept.KEPT and one not in keep)))
     if back:
         _take_back(session, back)
     fresh = () if orders is None else commands.for_node(session, node_id, orders)

@@ -23,6 +23,11 @@ def on_users_storage(job: Job) -> bool:
     return bool(job.document.get("storage", {}).get("default"))
 
 
+def wanted(job: Job) -> list[dict[str, str]]:
+    """Return the outputs that the document asks for, each with its kind, in the document's order."""
+    return [{"kind": kind, "name": name} for kind, key in KINDS.items() for name in job.document.get(key, ())]
+
+
 def fault(job: Job, data: Mapping[str, Any]) -> str | None:
     """Say what is wrong with the report of an output, if anything is: it must be one that the document asks for."""
     key = KINDS.get(data["kind"])
@@ -66,6 +71,11 @@ def shown(session: Session, job: Job) -> dict[str, list[dict[str, Any]]]:
             of_kind = [row for row in stored if row.kind == kind]
             view[key] = [item for asked in wanted[key] for item in _items(asked, of_kind)]
     return view
+
+
+def are_missing(session: Session, job: Job) -> bool:
+    """Tell whether an output that the document asks for is not stored."""
+    return any("file" not in item for items in shown(session, job).values() for item in items)
 
 
 def _items(asked: str, stored: list[StagedOutput]) -> list[dict[str, Any]]:

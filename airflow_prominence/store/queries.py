@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import BigInteger, ColumnElement, Select, Text, cast, exists, func, select
 from sqlalchemy.orm import Session
 
-from airflow_prominence.store import commands, outputs, retention
+from airflow_prominence.store import commands, kept, outputs, restaging, retention
 from airflow_prominence.store.phases import DONE, STAGING_IN, reached
 from airflow_prominence.store.retention import Retention
 from airflow_prominence.store.tables import Attempt, Event, Job, Label, Lease, Node, Output
@@ -132,16 +132,27 @@ def describe(session: Session, job: Job, keep: Retention) -> dict[str, Any]:
     run = commands.executed(session, job.id) if job.started_at is not None else []
     if run:
         execution["commands"] = [{"time": int(at), "command": shlex.join(argv)} for at, argv in run]
-    kept = retention.shown(job, keep, time.time()) if job.phase == DONE else {}
-    if kept:
+    ends = _retention(session, job, keep) if job.phase == DONE else {}
+    if ends:
         # Here and nowhere else: the client strips it when it prints a document to be submitted again.
-        execution["retention"] = kept
-        if "warning" in kept:
+        execution["retention"] = ends
+        if "warning" in ends:
             # The one line of a finished job that the client always prints.
-            view.setdefault("statusReason", kept["warning"])
+            view.setdefault("statusReason", ends["warning"])
+    uploads = restaging.shown(session, job) if retention.has_outputs(job) else []
+    if uploads:
+        execution["uploadedAgain"] = uploads
     if execution:
         view["execution"] = execution
     return view
+
+
+def _retention(session: Session, job: Job, keep: Retention) -> dict[str, Any]:
+    now = time.time()
+    if not retention.has_outputs(job):
+        return retention.shown(job, keep, now)
+    directory = kept.shown(kept.of_job(session, job), now)
+    return retention.shown(job, keep, now, directory, outputs.are_missing(session, job))
 
 
 def _attempt(attempt: Attempt) -> dict[str, Any]:
@@ -217,6 +228,7 @@ def driver_view(session: Session, job: Job) -> dict[str, Any]:
         "released": job.released_at is not None,
         "dag_id": job.dag_id,
         "run_id": job.run_id,
+        "stage_out_ti": job.stage_out_ti,
         "site": site,
         "nodes": list(nodes),
         "image": job.tasks[0]["image"],

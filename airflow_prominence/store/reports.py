@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from airflow_prominence.store import capacity, outputs
+from airflow_prominence.store import capacity, kept, outputs
 from airflow_prominence.store.notify import ask_for_placing, tell, touch
 from airflow_prominence.store.phases import COMPLETED, DONE, OUTCOMES, RUNNING, STAGING_IN, STAGING_OUT
 from airflow_prominence.store.tables import Job, Lease, Node, Output
@@ -31,7 +31,7 @@ _FIELDS: Final[Mapping[str, Mapping[str, tuple[type, ...]]]] = {
     "log": {"message": (str,)},
     "end": {"status": (str,)},
 }
-_LONGEST_LINE = 4096
+LONGEST_LINE = 4096
 
 
 class BadReport(ValueError):
@@ -133,7 +133,7 @@ def _sentence(job: Job, kind: str, data: Mapping[str, Any]) -> str:
             return _sidecar_sentence(data)
         retries = f" after {data['retries']} retries" if data.get("retries") else ""
         return f"Task {data['task']} ended with exit code {data['exit_code']} in {float(data['wall']):.1f} s{retries}"
-    return str(data["message"])[:_LONGEST_LINE]
+    return str(data["message"])[:LONGEST_LINE]
 
 
 def _sidecar_sentence(data: Mapping[str, Any]) -> str:
@@ -171,6 +171,7 @@ def _end(session: Session, job: Job, lease: Lease, data: Mapping[str, Any], at: 
             execution=execution,
             at=at,
         )
+        kept.note(job, lease, data, at)
     else:
         capacity.end_lease(session, lease)
     capacity.settle_release(session, job)

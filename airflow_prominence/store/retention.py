@@ -6,7 +6,7 @@ is active, and nothing of an active job is ever touched.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,10 @@ DeleteBelow = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Retention:
-    """Days for which what a job leaves is kept after its end, and an upload after its last use; 0 means for ever."""
+    """Days for which what a job leaves is kept after its end, and an upload after its last use; 0 means for ever.
+
+    A job's directory on its node is kept for hours, and 0 means not at all.
+    """
 
     stdout_days: float
     outputs_days: float
@@ -35,6 +38,13 @@ class Retention:
     uploads_days: float
     in_queue_days: float
     warn_days: float
+    directories_hours: float
+
+    @property
+    def directory_s(self) -> float:
+        """For how long a node keeps a job's directory, in seconds: outputs that go are not uploaded again."""
+        limits = [days * DAY_S for days in (self.outputs_days, self.jobs_days) if days]
+        return min([self.directories_hours * 3600, *limits])
 
     def until(self, job: Job, days: float) -> float | None:
         """Return when what is kept for ``days`` goes (epoch seconds): never after the job's description."""
@@ -71,8 +81,13 @@ class Due:
     jobs: tuple[int, ...]
 
 
-def shown(job: Job, keep: Retention, now: float) -> dict[str, Any]:
-    """Return what a description says of how long a finished job's things are kept; times are epoch seconds."""
+def shown(
+    job: Job, keep: Retention, now: float, directory: Mapping[str, int] | None = None, missing: bool = False
+) -> dict[str, Any]:
+    """Return what a description says of how long a finished job's things are kept; times are epoch seconds.
+
+    ``directory`` is what is to be said of its directory on its node, which matters most where outputs are ``missing``.
+    """
     view: dict[str, Any] = {}
     going: list[tuple[float, str]] = []
 
@@ -90,6 +105,11 @@ def shown(job: Job, keep: Retention, now: float) -> dict[str, Any]:
         add("stdout", "Standard output", keep.stdout_days, job.stdout_gone_at)
     if has_outputs(job):
         add("outputs", "Output files", keep.outputs_days, job.outputs_gone_at)
+    if directory:
+        view["directory"] = dict(directory)
+    if directory and missing and "until" in directory and job.outputs_gone_at is None:
+        until = directory["until"]
+        going.append((until, f"The job's directory, with outputs that are not stored, goes at {letters.moment(until)}"))
     add("description", "All about this job", keep.jobs_days, None)
     if going:
         view["warning"] = "; ".join(sentence for _, sentence in sorted(going))

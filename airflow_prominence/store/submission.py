@@ -91,6 +91,7 @@ def insert_job(session: Session, job_id: int, new: NewJob, dag_id: str, run_id: 
         holder=None,
         holder_until=None,
         run_ti=None,
+        stage_out_ti=None,
         uid=uuid.uuid4().hex,
         stdout_gone_at=None,
         outputs_gone_at=None,

@@ -100,6 +100,8 @@ class Job(Base):
 
     #: The instance of the run's task ``run`` that the present attempts belong to; clearing it in Airflow makes another.
     run_ti: Mapped[str | None] = mapped_column(String(36))
+    #: The instance of its task ``stage_out`` that belongs to the job's own end; a later one stores outputs once more.
+    stage_out_ti: Mapped[str | None] = mapped_column(String(36))
 
     #: Names the job's objects in the object store, where a number that anybody can count up would be guessed.
     uid: Mapped[str] = mapped_column(String(32), unique=True)
@@ -206,10 +208,18 @@ class Lease(Base):
     granted_at: Mapped[float]
     started_at: Mapped[float | None]
     ended_at: Mapped[float | None]
+    #: Until when the node keeps the job's directory after its end, and when it turned out to be gone.
+    kept_until: Mapped[float | None]
+    kept_gone_at: Mapped[float | None]
 
     __table_args__ = (
         UniqueConstraint("job_id", "attempt", "node_num"),
         Index("ix_prominence_lease_open", "node_id", postgresql_where=text("state <> 'ended'")),
+        Index(
+            "ix_prominence_lease_kept",
+            "node_id",
+            postgresql_where=text("kept_until IS NOT NULL AND kept_gone_at IS NULL"),
+        ),
     )
 
 
@@ -329,7 +339,10 @@ class KeyValue(Base):
 
 
 class Command(Base):
-    """An order to a running job's node, ``exec`` or ``snapshot``, carried by the node's poll and answered in pieces."""
+    """An order to a job's node, carried by the node's poll and answered in pieces.
+
+    ``exec`` and ``snapshot`` are for running jobs, ``stage_out`` for one that has ended and whose directory is kept.
+    """
 
     __tablename__ = "prominence_command"
 

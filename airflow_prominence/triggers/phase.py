@@ -20,6 +20,7 @@ from airflow_prominence.driver.client import ApiRefused
 from airflow_prominence.driver.drive import drive
 from airflow_prominence.driver.jobview import JobView
 from airflow_prominence.driver.process import DriverProcess, this_process
+from airflow_prominence.driver.restage import restage
 from airflow_prominence.driver.story import Story
 from airflow_prominence.driver.verdict import Verdict, verdict
 
@@ -74,11 +75,19 @@ class PhaseTrigger(BaseTrigger):
         try:
             job = await process.client.job_of_run(whose.dag_id, whose.run_id)
             self._job = job
-            story = Story(self.phase, lambda line: self.log.info("%s", line))
+            if self.phase == "stage_out" and job.ended and job.stage_out_ti not in ("", whose.ti_id):
+                again = await restage(process.client, process.watch, job, whose.ti_id, self._write)
+                if again is not None:
+                    return again
+                job = await process.client.job(job.id)
+            story = Story(self.phase, self._write)
             job = self._job = await drive(process.client, process.watch, job, self.phase, story.tell)
         except ApiRefused as refused:
             return self._without_job(refused.sentence)
         return verdict(job, self.phase)
+
+    def _write(self, line: str) -> None:
+        self.log.info("%s", line)
 
     def _without_job(self, sentence: str) -> Verdict:
         """The run has no job (its document was refused): phases that come after a failure have nothing to do."""

@@ -153,10 +153,20 @@ class Api:
         given = {"kind": "snapshot", "path": path, "name": path.strip("/") or ".", "limit": 1 << 20}
         return self._order(lease, given | changes)
 
+    def stage_out(self, lease: str, **changes: Any) -> Order:
+        """Have outputs stored again, those of the lease's assignment."""
+        wanted = self.leases[lease].assignment
+        given = {"kind": "stage_out", "limit": 1 << 20, "outputs": wanted["outputs"]}
+        return self._order(lease, given | {"outputs_folder": wanted["outputs_folder"]} | changes)
+
     def _order(self, lease: str, given: dict[str, Any]) -> Order:
         with self.lock:
             name = f"c{len(self.orders)}-{os.getpid()}"
-            where = {"url": f"{self.url}/objects/{name}"} if given["kind"] == "snapshot" else {}
+            where = {
+                "exec": {},
+                "snapshot": {"url": f"{self.url}/objects/{name}"},
+                "stage_out": {"output_url": f"{self.url}/commands/{name}/place"},
+            }[given["kind"]]
             made = Order({"id": name, "lease": lease, "timeout_s": 30} | where | given)
             self.orders[name] = made
             self.lock.notify_all()
@@ -190,11 +200,14 @@ class Api:
             assert token == "", "a token was sent to the object store"
             self.uploads[found[1]] = body
             return 200, {}
-        if found := re.fullmatch(r"/commands/([^/]+)/(output|end)", path):
+        if found := re.fullmatch(r"/commands/([^/]+)/(output|end|place)", path):
             if token != "node-token":
                 return 401, {"error": "not a node"}
             order = self.orders[found[1]]
             order.arrived = True
+            if found[2] == "place":
+                assert order.end is None, "a place for an order that is over"
+                return 201, self._place(json.loads(body)["name"])
             if found[2] == "output":
                 return self._output(order, int(query["offset"][0]), body)
             order.end = order.end or json.loads(body)
@@ -222,8 +235,11 @@ class Api:
         lease = token.removeprefix("job-token-")
         if self.leases[lease].end is not None or not key.startswith(f"scratch/{lease}/"):
             return 401, {"error": "not of this job"}
+        return 201, self._place(key)
+
+    def _place(self, key: str) -> dict[str, str]:
         self.outputs_asked.append(key)
-        return 201, {"url": f"{self.store}/{key}?signature={len(self.outputs_asked)}"}
+        return {"url": f"{self.store}/{key}?signature={len(self.outputs_asked)}"}
 
     def _register(self, token: str, body: dict[str, Any]) -> tuple[int, Any]:
         if token != "node-token":

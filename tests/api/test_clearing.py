@@ -25,14 +25,17 @@ class Run:
         assert answer.status_code == 200, answer.text
         return dict(answer.json()["job"])
 
-    def set(self, **values: Any) -> None:
+    def set(self, task: str = "run", **values: Any) -> None:
         changed = ", ".join(f"{name} = :{name}" for name in values)
         with self.database.begin() as connection:
-            statement = f"UPDATE task_instance SET {changed} WHERE run_id = :run AND task_id = 'run'"
-            connection.execute(sa.text(statement), {**values, "run": self.run_id})
+            statement = f"UPDATE task_instance SET {changed} WHERE run_id = :run AND task_id = :task"
+            connection.execute(sa.text(statement), {**values, "run": self.run_id, "task": task})
 
-    def clear(self) -> None:
-        self.set(id=uuid.uuid4(), state=None)
+    def clear(self, task: str = "run") -> str:
+        """The task's new instance."""
+        fresh = uuid.uuid4()
+        self.set(task, id=fresh, state=None)
+        return str(fresh)
 
 
 def _begun(alice: User, driver: Driver, node: PretendNode, database: Any, **changes: Any) -> tuple[int, Run]:

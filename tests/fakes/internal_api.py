@@ -48,6 +48,9 @@ class FakeJob:
     tasks_success: bool | None = None
     exit_codes: list[int] = field(default_factory=list)
     claims: list[str] = field(default_factory=list)
+    stage_out_ti: str = ""
+    #: How an upload stands that was asked for by clearing stage_out, by the task's instance.
+    uploads: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def view(self) -> dict[str, Any]:
         """The JobView of the routes."""
@@ -72,6 +75,7 @@ class FakeJob:
             "events": self.events,
             "will_retry": self.will_retry,
             "tasks_success": self.tasks_success,
+            "stage_out_ti": self.stage_out_ti,
             "execution": {"tasks": [{"exitCode": code} for code in self.exit_codes]} if self.exit_codes else None,
         }
 
@@ -82,6 +86,7 @@ class FakeInternalApi(httpx.AsyncBaseTransport):
     def __init__(self) -> None:
         self.jobs: dict[int, FakeJob] = {}
         self.has_room = True
+        self.nothing_to_upload = False
         self.refuse_runs: dict[str, str] = {}
         self.outcomes: dict[str, dict[str, Any]] = {}
         self.cancelled: list[dict[str, Any]] = []
@@ -193,6 +198,7 @@ class FakeInternalApi(httpx.AsyncBaseTransport):
             ("POST", r"/runs/([^/]+)/([^/]+)/outcome", self._outcome),
             ("GET", r"/jobs/(\d+)", self._job),
             ("POST", r"/jobs/(\d+)/claim", self._claim),
+            ("POST", r"/jobs/(\d+)/stage_out", self._stage_out),
             ("POST", r"/watch", self._watch),
             ("POST", r"/tis/cancelled", self._tis_cancelled),
             ("POST", r"/maintenance", self._maintenance),
@@ -228,6 +234,21 @@ class FakeInternalApi(httpx.AsyncBaseTransport):
             why = "No matching resources currently available"
             self.change(job.id, reason=why, event=("waiting", f"Waiting for room: {why}"))
         return httpx.Response(200, json={"job": job.view()})
+
+    def _stage_out(self, job_id: str, body: dict[str, Any]) -> httpx.Response:
+        """An upload begins when it is first asked for, and ends when a test says so (``uploaded``)."""
+        job = self.jobs[int(job_id)]
+        if job.stage_out_ti == body["ti_id"] or self.nothing_to_upload:
+            return httpx.Response(200, json={"again": False})
+        if body["ti_id"] not in job.uploads:
+            job.uploads[body["ti_id"]] = {"again": True, "over": False, "error": None, "since": time.time()}
+            self.change(job.id, event=("upload", "Uploading output again, from node node-1"))
+        return httpx.Response(200, json=job.uploads[body["ti_id"]])
+
+    def uploaded(self, job_id: int, ti_id: str, error: str | None = None) -> None:
+        """End an upload."""
+        self.jobs[job_id].uploads[ti_id].update(over=True, error=error)
+        self.change(job_id, event=("upload", error or "Output was uploaded again"))
 
     async def _watch(self, body: dict[str, Any]) -> httpx.Response:
         self.open_watches += 1

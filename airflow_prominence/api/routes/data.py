@@ -12,19 +12,18 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
+from airflow_prominence.api import staging
 from airflow_prominence.api.auth import Caller, CallerDep
 from airflow_prominence.api.body import read_object
 from airflow_prominence.api.database import transact
 from airflow_prominence.api.errors import ApiError
 from airflow_prominence.api.settings import settings
 from airflow_prominence.objects import (
-    RENEWED_OUTPUT_LIFETIME_S,
     UPLOAD_LIFETIME_S,
     BadKey,
     ObjectInfo,
     PutTarget,
     object_store,
-    scratch_folder,
 )
 from airflow_prominence.objects.keys import NotYourGroup, Place, check_key, folder_of, place_of
 from airflow_prominence.store import uploadretention, uploads
@@ -80,13 +79,7 @@ def _output(job_id: int, key: str) -> PutTarget:
     def uid(session: Session) -> str:
         return session.get_one(Job, job_id).uid
 
-    try:
-        check_key(key)
-    except BadKey as bad:
-        raise ApiError(400, f"name: {bad}") from None
-    if not key.startswith(scratch_folder(transact(uid)) + "/"):
-        raise ApiError(400, "name: is not below the job's own folder")
-    return object_store().url_to_put(key, RENEWED_OUTPUT_LIFETIME_S, to_node=True)
+    return staging.place_of_output(transact(uid), key)
 
 
 @router.get("/data", summary="List one's uploads")

@@ -46,6 +46,16 @@ async def get_job(job_id: int) -> dict[str, Any]:
     return {"job": await transact_async(lambda session: _view(session, session.get(Job, job_id)))}
 
 
+@router.post("/jobs/{job_id}/stage_out", summary="Upload an ended job's outputs again")
+async def stage_out(job_id: int, request: Request) -> dict[str, Any]:
+    """Have it done once for this instance of the task; tell whether it is over, ``again`` if it is done at all."""
+    ti_id = str((await read_object(request)).get("ti_id", ""))
+    stands = await transact_async(lambda session: runs.stage_out_again(session, job_id, ti_id))
+    if stands is None:
+        return {"again": False}
+    return {"again": True, "over": stands.over, "error": stands.error, "since": stands.since}
+
+
 @router.post("/watch", summary="Wait for changes of jobs")
 async def watch(request: Request) -> dict[str, Any]:
     """Answer as soon as any of the jobs has another version than the given one; renews their drivers' leases."""

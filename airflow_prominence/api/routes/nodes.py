@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from airflow_prominence.api import live
+from airflow_prominence.api import live, staging
 from airflow_prominence.api.assignment import assignment
 from airflow_prominence.api.auth import NodeDep, Service, the_runner
 from airflow_prominence.api.body import read_body, read_object
@@ -17,7 +17,7 @@ from airflow_prominence.api.database import transact, transact_async
 from airflow_prominence.api.errors import ApiError
 from airflow_prominence.api.hub import hub
 from airflow_prominence.api.settings import settings
-from airflow_prominence.store import commands, nodes, reports
+from airflow_prominence.store import commands, nodes, reports, restaging
 from airflow_prominence.store.notify import NODE_CHANNEL
 from airflow_prominence.store.tables import Lease, Node
 
@@ -140,13 +140,33 @@ async def command_output(
     data = await read_body(request, commands.PIECE)
 
     def work(session: Session) -> tuple[int, str | None]:
-        return commands.append(session, command, _id_of(session, service), offset, data)
+        take = restaging.append if restaging.is_restaging(session, command) else commands.append
+        return take(session, command, _id_of(session, service), offset, data)
 
     try:
         wanted, stop = await transact_async(work)
     except commands.NoSuchCommand:
         raise ApiError(404, _NO_COMMAND) from None
+    except reports.BadReport as bad:
+        raise ApiError(400, str(bad)) from None
     return {"offset": wanted, "stop": stop}
+
+
+@router.post("/commands/{command}/place", status_code=201, summary="Where an output that is stored again goes to")
+async def output_place(command: str, request: Request, service: NodeDep) -> dict[str, Any]:
+    """Return a new URL for an output of the job whose outputs this node is to store again."""
+    name = (await read_object(request)).get("name")
+    if not isinstance(name, str) or not name:
+        raise ApiError(400, "name: must be the name of an object")
+
+    def work(session: Session) -> str:
+        return restaging.uid_for_place(session, command, _id_of(session, service))
+
+    try:
+        uid = await transact_async(work)
+    except commands.NoSuchCommand:
+        raise ApiError(404, _NO_COMMAND) from None
+    return {"url": (await run_in_threadpool(staging.place_of_output, uid, name)).url}
 
 
 @router.post("/commands/{command}/end", summary="How a command ended")
@@ -158,8 +178,13 @@ async def command_end(command: str, request: Request, service: NodeDep) -> dict[
         raise ApiError(400, "exit_code: must be a number or null, and error a text or null")
     if (code is None) == (error is None):
         raise ApiError(400, "exit_code: must be there or error, and not both")
+
+    def work(session: Session) -> None:
+        close = restaging.end if restaging.is_restaging(session, command) else commands.end
+        close(session, command, _id_of(session, service), code, error)
+
     try:
-        await transact_async(lambda session: commands.end(session, command, _id_of(session, service), code, error))
+        await transact_async(work)
     except commands.NoSuchCommand:
         raise ApiError(404, _NO_COMMAND) from None
     return {}

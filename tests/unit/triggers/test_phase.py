@@ -182,6 +182,85 @@ def lines(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> 
     return lambda: [record.getMessage() for record in caplog.records if record.name == log.name]
 
 
+def _done(api: FakeInternalApi, **changes: Any) -> None:
+    """A job that ran and ended well, whose stage_out has been cleared since."""
+    api.add(1, stage_out_ti=str(uuid.uuid4()), **changes)
+    api.place(1)
+    for name in ("staging_in", "running", "staging_out"):
+        api.advance(1, name)
+    api.end(1)
+
+
+async def _until(check: Callable[[], bool]) -> None:
+    async def ask() -> None:
+        while not check():
+            await asyncio.sleep(0.01)
+
+    await asyncio.wait_for(ask(), 10)
+
+
+@pytest.mark.parametrize(
+    ("error", "end", "sentence"),
+    [
+        (None, TaskSuccessEvent, "The output of job 1 (calc) was uploaded again."),
+        ("it is gone", TaskFailedEvent, "The output of job 1 (calc) was not uploaded again: it is gone."),
+    ],
+)
+async def test_a_cleared_stage_out_uploads_again(
+    api: FakeInternalApi, lines: Callable[[], list[str]], error: str | None, end: type, sentence: str
+) -> None:
+    _done(api)
+    api.change(1, event=("upload", "An upload of another day"))
+    await asyncio.sleep(0.01)
+    trigger = _trigger("stage_out", "job-1")
+    ti_id = str(trigger.task_instance.id)
+    uploading = asyncio.create_task(_event(trigger))
+    await _until(lambda: ti_id in api.jobs[1].uploads)
+    api.change(1, event=("upload", "Output a.txt: 3 bytes stored as a.txt"))
+    await asyncio.sleep(0.1)
+    # its triggerer is replaced: the next one joins in, and tells all of it
+    uploading.cancel()
+    await asyncio.gather(uploading, return_exceptions=True)
+    other = _trigger("stage_out", "job-1")
+    other.task_instance = trigger.task_instance
+    uploading = asyncio.create_task(_event(other))
+    await asyncio.sleep(0.2)
+    assert not uploading.done()
+    assert list(api.jobs[1].uploads) == [ti_id]
+    api.uploaded(1, ti_id, error)
+    event = await uploading
+    assert isinstance(event, end)
+    assert _result(event)["message"] == sentence
+    assert lines()[-4:] == [
+        "Uploading output again, from node node-1",
+        "Output a.txt: 3 bytes stored as a.txt",
+        error or "Output was uploaded again",
+        sentence,
+    ]
+    assert "An upload of another day" not in lines()
+
+
+async def test_a_cleared_stage_out_with_nothing_to_upload_answers_what_is_true(api: FakeInternalApi) -> None:
+    _done(api)
+    api.nothing_to_upload = True
+    event = await _event(_trigger("stage_out", "job-1"))
+    assert isinstance(event, TaskSuccessEvent)
+    assert _result(event)["message"] == "The output of job 1 (calc) is where it belongs."
+
+
+async def test_only_stage_out_uploads_again(api: FakeInternalApi, lines: Callable[[], list[str]]) -> None:
+    _done(api)
+    api.change(1, event=("upload", "Output was uploaded again"))
+    for name in ("provision", "stage_in", "run", "release"):
+        assert isinstance(await _event(_trigger(name, "job-1")), TaskSuccessEvent), name
+    assert api.calls["stage_out"] == 0
+    own = _trigger("stage_out", "job-1")
+    api.jobs[1].stage_out_ti = str(own.task_instance.id)
+    assert isinstance(await _event(own), TaskSuccessEvent)
+    assert api.calls["stage_out"] == 0
+    assert "Output was uploaded again" not in lines()
+
+
 async def test_the_log_tells_the_story_once(
     api: FakeInternalApi, lines: Callable[[], list[str]], caplog: pytest.LogCaptureFixture
 ) -> None:
