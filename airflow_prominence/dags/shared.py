@@ -35,8 +35,9 @@ containers, `stage_out` takes its output away, `release` gives the place back an
 and the run with it, unless all tasks of the job ended with exit code 0. The tasks wait in the triggerer and hold no
 worker slot. Each one's log tells its part of the job's story.
 
-Clearing `run`, with what comes after it, or the whole run tries the job again from its beginning. Marking the run or
-one of its tasks as failed deletes the job.
+Clearing `run`, with what comes after it, or the whole run tries the job again from its beginning. Clearing `stage_out`
+of a job that has ended uploads its output again, for as long as its directory is kept on its node; the log says so if
+it is not. Marking the run or one of its tasks as failed deletes the job.
 
 Jobs come from the REST interface or the `prominence` command line. To start one here, press *Trigger*, paste a job
 document into the field `job` and send it; it runs for the user who pressed the button. Passwords don't belong here.

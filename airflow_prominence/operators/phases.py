@@ -27,7 +27,10 @@ class RunOperator(TriggerOnlyOperator):
 
 
 class StageOutOperator(TriggerOnlyOperator):
-    """Waits until the job's output is where it belongs; skipped if the job never ran."""
+    """Waits until the job's output is where it belongs; skipped if the job never ran.
+
+    Cleared after the job's end it has the output uploaded again, and fails if there is nothing left to upload from.
+    """
 
     start_trigger_args = starts_as(PHASE_TRIGGER, phase="stage_out")
     ui_color = "#e3f1e1"

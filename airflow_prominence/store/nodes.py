@@ -106,7 +106,7 @@ def answer_poll(session: Session, node_id: int, held: Mapping[str, str], orders:
     ).all()
     for lease in mine:
         if lease.id in held:
-            if held[lease.id] == "ended":
+            if held[lease.id] != "running":
                 if lease.stop_reason:
                     back.append(lease)
             elif lease.stop_reason:

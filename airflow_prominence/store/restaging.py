@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from airflow_prominence.store import commands, kept, outputs, reports
 from airflow_prominence.store.commands import NOBODY_WAITS, STAGE_OUT, NoSuchCommand
+from airflow_prominence.store.letters import moment
 from airflow_prominence.store.notify import tell, touch, wake_node
 from airflow_prominence.store.phases import DONE, ENDED, NODE_LOST, STARTED
 from airflow_prominence.store.tables import Attempt, Command, CommandOutput, Job, Lease, Node
@@ -69,6 +70,8 @@ def ask(session: Session, job: Job, ti_id: str) -> Restaging:
             return Restaging(False, None, now)
     if outputs.on_users_storage(job):
         return Restaging(True, ON_STORAGE, now)
+    if job.outputs_gone_at is not None:
+        return Restaging(True, f"its time was over at {moment(job.outputs_gone_at)}", now)
     directory = kept.of_job(session, job)
     why = kept.why_not(directory, job.ended_at or now, now)
     if directory is None or why is not None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 
 from tests.api.conftest import User
@@ -70,6 +72,35 @@ def place(node: PretendNode, order: PretendOrder, name: str) -> Any:
 def test_the_assignment_says_how_long_to_keep(database: Any, alice: User, driver: Driver, node: PretendNode) -> None:
     job = Ended(database, alice, driver, node)
     assert job.runner.assignment["keep_s"] == HOUR
+
+
+@pytest.mark.parametrize(
+    ("changed", "seconds"),
+    [
+        ({"directories_hours": 0}, 0),
+        ({"directories_hours": 0.5}, 1800),
+        # what is uploaded again must not go at once
+        ({"directories_hours": 100, "outputs_days": 2, "jobs_days": 0}, 2 * 86400),
+        ({"directories_hours": 100, "outputs_days": 0, "jobs_days": 0}, 100 * HOUR),
+    ],
+)
+def test_the_setting_decides(
+    database: Any,
+    alice: User,
+    driver: Driver,
+    node: PretendNode,
+    monkeypatch: pytest.MonkeyPatch,
+    changed: dict[str, float],
+    seconds: float,
+) -> None:
+    from airflow_prominence.api import staging
+    from airflow_prominence.api.settings import settings
+
+    now = settings()
+    other = dataclasses.replace(now, kept=dataclasses.replace(now.kept, **changed))
+    monkeypatch.setattr(staging, "settings", lambda: other)
+    job = Ended(database, alice, driver, node)
+    assert job.runner.assignment["keep_s"] == seconds
 
 
 def test_a_description_says_until_when(database: Any, alice: User, driver: Driver, node: PretendNode) -> None:
@@ -260,6 +291,38 @@ def test_a_directory_that_nobody_needs_is_not_kept(
     again.runner.report("end", status="failed", reason="Unable to stageout output to object storage", kept_s=HOUR)
     node.held[again.lease] = "kept"
     assert node.poll()["forget"] == [again.lease]
+
+
+def test_a_directory_of_a_lease_that_was_to_stop_holds_up_nothing(
+    database: Any, alice: User, driver: Driver, node: PretendNode
+) -> None:
+    """Its runner was told that it is stale when it told its end, and had kept the directory before."""
+    job = Ended(database, alice, driver, node)
+    job.runner.report("running")
+    job.run.clear("run")
+    assert job.run.contact()["attempt"] == 2
+    node.held[job.lease] = "kept"
+    answer = node.poll()
+    assert [order["lease"] for order in answer["stop"]] == []
+    assert node.poll()["forget"] == [job.lease]
+    with database.begin() as connection:
+        query = "SELECT state FROM prominence_lease WHERE id = :id"
+        assert connection.execute(sa.text(query), {"id": job.lease}).scalar_one() == "ended"
+
+
+def test_outputs_that_are_elsewhere_or_over_their_time(
+    database: Any, alice: User, driver: Driver, node: PretendNode
+) -> None:
+    webdav = {"url": "https://dav.example.org", "username": "u", "password": "p"}
+    there = {"type": "webdav", "mountpoint": "/data", "default": True, "webdav": webdav}
+    elsewhere = Ended(database, alice, driver, node, storage=there)
+    elsewhere.end(kept_s=None)
+    assert refusal(elsewhere) == "it went to the job's own storage, which is mounted only while the job runs"
+    over = ended(database, alice, driver, node)
+    with database.begin() as connection:
+        change = "UPDATE prominence_job SET outputs_gone_at = 1700000000 WHERE id = :id"
+        connection.execute(sa.text(change), {"id": over.id})
+    assert refusal(over) == "its time was over at 2023-11-14 22:13:20 UTC"
 
 
 def test_failing_the_task_by_hand_ends_the_upload(

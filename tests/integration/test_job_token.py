@@ -151,6 +151,8 @@ def _nothing_else_opens(stack: Stack, bearer: str, job: int, child: int) -> None
         ("POST", f"/nodes/{node}/lost"),
         ("GET", f"/jobs/{job}"),
         ("POST", f"/jobs/{job}/claim"),
+        ("POST", f"/jobs/{job}/stage_out"),
+        ("POST", "/commands/any/place"),
         ("POST", "/maintenance"),
     ]
     with httpx.Client(base_url=stack.internal_url, headers=headers, timeout=30, trust_env=False) as http:
