@@ -136,16 +136,18 @@ def dag_files() -> list[tuple[str, str]]:
     return found
 
 
-def write_dag(session: Session, dag: DAG, *, bundle: str) -> None:
+def write_dag(session: Session, dag: DAG, *, bundle: str, code: str | None = None) -> None:
     """Write a DAG into the database as the DAG processor would, in the caller's transaction.
 
-    ``dag.fileloc`` must name a readable file (its text becomes the Code tab) and ``dag.relative_fileloc`` the path in
-    the bundle by which the DAG processor knows it.
+    ``dag.fileloc`` must name a readable file (its text becomes the Code tab, unless ``code`` is given) and
+    ``dag.relative_fileloc`` the path in the bundle by which the DAG processor knows it.
     """
     from airflow.models.dagbundle import DagBundleModel
+    from airflow.models.dagcode import DagCode
     from airflow.models.serialized_dag import SerializedDagModel
     from airflow.serialization.definitions.dag import SerializedDAG
     from airflow.serialization.serialized_objects import LazyDeserializedDAG
+    from sqlalchemy import update
 
     if session.get(DagBundleModel, bundle) is None:
         session.add(DagBundleModel(name=bundle))
@@ -154,6 +156,9 @@ def write_dag(session: Session, dag: DAG, *, bundle: str) -> None:
     SerializedDAG.bulk_write_to_db(bundle, None, [lazy], session=session)
     SerializedDagModel.write_dag(lazy, bundle_name=bundle, session=session)
     session.flush()
+    if code is not None:
+        shown = {"source_code": code, "source_code_hash": DagCode.dag_source_hash(code)}
+        session.execute(update(DagCode).where(DagCode.dag_id == dag.dag_id).values(shown))
 
 
 _runnable: dict[tuple[UUID, str], SerializedDAG] = {}
@@ -205,6 +210,18 @@ def create_dag_run(session: Session, dag: SerializedDAG, *, run_id: str, conf: d
         state=DagRunState.QUEUED,
         session=session,
     )
+
+
+def task_doc_json(session: Session, dag_id: str, run_id: str, task_id: str) -> str | None:
+    """Return the ``doc_json`` of a task in the version of the DAG that a run was made of; None if it has none."""
+    from airflow.models.dagbag import DBDagBag
+
+    run = get_dag_run(session, dag_id, run_id)
+    dag = None if run is None else DBDagBag(load_op_links=False).get_dag_for_run(run, session)
+    if dag is None or task_id not in dag.task_ids:
+        return None
+    text: str | None = dag.get_task(task_id).doc_json
+    return text
 
 
 def lock_for_writing_dag(session: Session, dag_id: str) -> None:

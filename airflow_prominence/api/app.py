@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from airflow_prominence.api import errors, housekeeper, mailer, placer
+from airflow_prominence.api import errors, housekeeper, mailer, placer, settler
 from airflow_prominence.api.auth import BearerAuth, caller_of, service_of
 from airflow_prominence.api.hub import hub
 from airflow_prominence.api.routes import (
@@ -19,13 +19,13 @@ from airflow_prominence.api.routes import (
     driver,
     jobs,
     kv,
-    later,
     live,
     login,
     nodes,
     objects,
     public,
     resources,
+    workflows,
 )
 
 API_VERSION = "1"
@@ -39,6 +39,7 @@ def public_app() -> FastAPI:
     )
     for module in (
         jobs,
+        workflows,
         live,
         kv,
         accounting,
@@ -47,7 +48,6 @@ def public_app() -> FastAPI:
         objects,
         public,
         resources,
-        later,
     ):
         app.include_router(module.router)
     errors.install(app)
@@ -71,10 +71,10 @@ def _bare(title: str, life: Any = None) -> FastAPI:
 
 @contextlib.asynccontextmanager
 async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-    """Listen to PostgreSQL, give out capacity, keep house and send letters while the server is up."""
+    """Listen to PostgreSQL, give out capacity, settle workflows, keep house and send letters while the server is up."""
     hub.start()
     loop = asyncio.get_running_loop()
-    helpers = [loop.create_task(work()) for work in (placer.place, housekeeper.keep, mailer.keep)]
+    helpers = [loop.create_task(work()) for work in (placer.place, settler.settle, housekeeper.keep, mailer.keep)]
     try:
         yield
     finally:

@@ -20,13 +20,13 @@ _AFTER_WALLTIME_S = 24 * 3600 + 2 * 3600
 def assignment(session: Session, lease: Lease) -> dict[str, Any]:
     """Return the assignment of a lease, as JSON values."""
     job = session.get_one(Job, lease.job_id)
-    document = secrets_restored(job.document, secrets_of(session, job.id))
+    document = secrets_restored(job.document, secrets_of(session, job))
     parsed = documents.parse_job(document, settings().limits)
     substitutions = staging.substitutions(job)
     return {
         "lease": lease.id,
         "job": job.id,
-        "workflow": None,
+        "workflow": job.workflow_id,
         "attempt": lease.attempt,
         "owner": job.owner,
         "name": job.name,
@@ -91,7 +91,8 @@ def _addresses(site: str) -> dict[str, bool]:
 
 def _environment(job: Job, lease: Lease) -> dict[str, str]:
     return {
-        "PROMINENCE_JOB_ID": str(job.id),
+        **documents.parameters_env(job.parameters or {}),
+        **staging.substitutions(job),
         "PROMINENCE_CPUS": str(lease.cpus),
         "PROMINENCE_MEMORY": f"{lease.memory_mb / 1024:g}",
         "PROMINENCE_NODES": str(job.nodes),

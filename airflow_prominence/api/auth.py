@@ -33,13 +33,16 @@ REFUSED = "Authentication failure"
 #: What a job's token opens (design, "Who does what"): a route that is not here does not know jobs.
 _OPEN_TO_JOBS: Final = (
     ("POST", re.compile(r"/jobs")),
+    ("POST", re.compile(r"/workflows")),
     ("GET", re.compile(r"/jobs(/[^/]+)?")),
     ("GET", re.compile(r"/kv(/.*)?", re.DOTALL)),
     ("POST", re.compile(r"/kv/.*", re.DOTALL)),
     ("DELETE", re.compile(r"/kv/.*", re.DOTALL)),
     ("POST", re.compile(r"/data/output")),
 )
-NOT_FOR_JOBS = "A job's token is for submitting jobs, for describing its own, for /kv and for /data/output"
+NOT_FOR_JOBS = (
+    "A job's token is for submitting jobs and workflows, for describing its own, for /kv and for /data/output"
+)
 
 #: What a URL can be signed for, where the path says that it is.
 _SIGNED_METHODS = frozenset({"GET", "HEAD", "PUT"})

@@ -46,6 +46,19 @@ def transact(work: Callable[[Session], T]) -> T:
     raise DatabaseGone("the database does not answer")
 
 
+def read(work: Callable[[Session], T]) -> T:
+    """Run ``work``, which only reads, on one state of the database.
+
+    A list is several queries, and what goes from active to finished between two of them would be in none or in both.
+    """
+
+    def at_one_moment(session: Session) -> T:
+        session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+        return work(session)
+
+    return transact(at_one_moment)
+
+
 def _first_line(error: DBAPIError) -> str:
     return str(error.orig).strip().partition("\n")[0]
 

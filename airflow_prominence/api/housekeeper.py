@@ -14,7 +14,7 @@ from airflow_prominence.api.database import DatabaseGone, transact_async
 from airflow_prominence.api.settings import settings
 from airflow_prominence.dags import submit as dags
 from airflow_prominence.dags.names import API_BUNDLE
-from airflow_prominence.store import housekeeping
+from airflow_prominence.store import housekeeping, workflows
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ def _write_dags(session: Session) -> None:
 def _round(session: Session) -> housekeeping.Done | None:
     done = housekeeping.round_of(session, settings().evict_after_s, settings().outage_grace_s)
     if done is not None:
+        workflows.settle(session)
         dags.keep_shipped_dags(session)
     return done
 

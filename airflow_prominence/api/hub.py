@@ -16,7 +16,7 @@ import psycopg2
 import psycopg2.extensions
 from airflow import settings as airflow_settings
 
-from airflow_prominence.store.notify import JOB_CHANNEL, NODE_CHANNEL, ORDER_CHANNEL, PLACING_CHANNEL
+from airflow_prominence.store.notify import JOB_CHANNEL, NODE_CHANNEL, ORDER_CHANNEL, PLACING_CHANNEL, SETTLING_CHANNEL
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ def _connect() -> Any:
     connection = psycopg2.connect(*args, **kwargs)
     connection.set_isolation_level(psycopg2.extensions.ISOLATION_LEVEL_AUTOCOMMIT)
     with connection.cursor() as cursor:
-        for channel in (JOB_CHANNEL, NODE_CHANNEL, ORDER_CHANNEL, PLACING_CHANNEL):
+        for channel in (JOB_CHANNEL, NODE_CHANNEL, ORDER_CHANNEL, PLACING_CHANNEL, SETTLING_CHANNEL):
             cursor.execute(f'LISTEN "{channel}"')
     return connection
 

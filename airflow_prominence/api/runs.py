@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sqlalchemy.orm import Session
 
-from airflow_prominence import documents
-from airflow_prominence.api import submission
+from airflow_prominence import _compat, documents
+from airflow_prominence._compat import RunFacts
+from airflow_prominence.api import adoption, submission
 from airflow_prominence.api.errors import ApiError
 from airflow_prominence.dags import submit as dags
-from airflow_prominence.dags.names import PHASE_TASKS
-from airflow_prominence.store import queries, restaging, transitions
-from airflow_prominence.store.phases import DONE, QUEUED
+from airflow_prominence.dags.names import PHASE_TASKS, STAGE_OUT
+from airflow_prominence.store import queries, restaging, shares, transitions, workflows
+from airflow_prominence.store.housekeeping import jobs_of_run, unfinished_runs
+from airflow_prominence.store.phases import COMPLETED, DONE, QUEUED
 from airflow_prominence.store.restaging import Restaging
-from airflow_prominence.store.tables import Job
+from airflow_prominence.store.tables import Job, Workflow
 
 log = logging.getLogger(__name__)
 
@@ -24,27 +27,53 @@ _NOT_WELL = frozenset({"failed", "upstream_failed", "skipped"})
 _OVER = _NOT_WELL | {"removed", "success"}
 
 
-def job_of_run(session: Session, dag_id: str, run_id: str) -> Job:
-    """Return the job a run drives; make it if the run was started in Airflow with a document in its conf.
+def job_of_run(session: Session, dag_id: str, run_id: str, group_id: str = "") -> Job:
+    """Return the job that a run's group of tasks drives; make it if the run was started in Airflow.
 
     The owner is who pressed the button, as Airflow recorded it; conf's own job id is never believed.
     """
-    job = queries.job_of_run(session, dag_id, run_id)
+    job = queries.job_of_run(session, dag_id, run_id, group_id)
     if job is not None:
         return _with_own_stage_out(session, _as_cleared(session, job))
     run = dags.run_facts(session, dag_id, run_id)
     if run is None:
         raise ApiError(400, f"There is no run {run_id} of DAG {dag_id}")
+    if group_id:
+        adoption.workflow_of_run(session, dag_id, run_id, run)
+        made = queries.job_of_run(session, dag_id, run_id, group_id)
+        if made is None:
+            raise ApiError(400, f"The run's workflow has no job of the group {group_id}")
+        return _with_own_stage_out(session, _as_cleared(session, made))
+    return _with_own_stage_out(session, _as_cleared(session, _job_of_conf(session, dag_id, run_id, run)))
+
+
+def _job_of_conf(session: Session, dag_id: str, run_id: str, run: RunFacts) -> Job:
     document = run.conf.get("job")
     if document is None:
         raise ApiError(400, "job: is missing; give the job's document in the trigger form")
     if not run.user:
         raise ApiError(400, "The run was started by no user, so its job would have no owner")
     try:
-        made = submission.adopt_run(session, dag_id, run_id, document, submission.Owner(run.user))
+        return submission.adopt_run(session, dag_id, run_id, document, submission.Owner(run.user))
     except documents.DocumentError as refused:
         raise ApiError(400, f"job.{refused}" if refused.path else f"job: {refused}") from None
-    return _with_own_stage_out(session, _as_cleared(session, made))
+
+
+def begin_share(session: Session, dag_id: str, run_id: str, task_id: str, chunk: int) -> shares.Share:
+    """Return the share of a factory's jobs that a task drives, all of them wanting their places from now on."""
+    if workflows.workflow_of_run(session, dag_id, run_id) is None:
+        run = dags.run_facts(session, dag_id, run_id)
+        if run is None:
+            raise ApiError(400, f"There is no run {run_id} of DAG {dag_id}")
+        adoption.workflow_of_run(session, dag_id, run_id, run)
+    try:
+        task, chunks = dags.share_task(session, dag_id, run_id, task_id, chunk)
+    except dags.DagMissing as missing:
+        raise ApiError(400, str(missing)) from None
+    share = shares.Share(dag_id, run_id, task_id, chunk, chunks)
+    if not task.ended:
+        shares.begin(session, share, task.id)
+    return share
 
 
 def _as_cleared(session: Session, job: Job) -> Job:
@@ -53,16 +82,17 @@ def _as_cleared(session: Session, job: Job) -> Job:
     Clearing gives a task instance a new id, and the job remembers the one it was begun for: so whichever of the
     run's tasks comes first notices, and only once. A task ``run`` that is over already will drive nothing.
     """
-    task = dags.run_task(session, job.dag_id, job.run_id)
+    task = dags.run_task(session, job.dag_id, job.run_id, job.group_id)
     if task is None or task.id == job.run_ti:
         return job
     locked = transitions.lock_job(session, job.id)
     # Looked at again: another transaction may have seen a later clearing before we had the lock.
-    task = dags.run_task(session, job.dag_id, job.run_id)
+    task = dags.run_task(session, job.dag_id, job.run_id, job.group_id)
     if locked is None or task is None or task.ended or task.id == locked.run_ti:
         return job
     known, locked.run_ti = locked.run_ti, task.id
-    if known is not None and locked.phase != QUEUED:
+    # A job that could not start, as one before it had failed, may now that Airflow starts it.
+    if (known is not None and locked.phase != QUEUED) or locked.reason == workflows.NOT_STARTED:
         transitions.begin_again(session, locked)
         log.info("job %s was cleared in Airflow: attempt %s", locked.id, locked.attempt)
     session.flush()
@@ -116,18 +146,35 @@ def task_cancelled(session: Session, job_id: int, ti_id: str, try_number: int) -
     return transitions.delete(session, job_id, None, ENDED_IN_AIRFLOW)
 
 
+def share_cancelled(session: Session, share: shares.Share, ti_id: str, try_number: int) -> bool:
+    """The same for the trigger of a share of a factory's jobs: those that are not over are ended."""
+    task = dags.find_task_instance(session, ti_id)
+    if task is None or task.try_number != try_number or task.state != "failed":
+        return False
+    if (task.dag_id, task.run_id, task.task_id, task.map_index) != (
+        share.dag_id,
+        share.run_id,
+        share.group_id,
+        share.chunk,
+    ):
+        return False
+    return sum(transitions.delete(session, job, None, ENDED_IN_AIRFLOW) for job in shares.active(session, share)) > 0
+
+
 def outcome(session: Session, dag_id: str, run_id: str) -> dict[str, Any]:
-    """Tell how a run's job ended; asked when all its phase tasks are over.
+    """Tell how a run's job or workflow ended; asked when all its phase tasks are over.
 
     A job that is not done then has nobody who would drive it: its run was ended in Airflow, so the job is, too.
     """
+    workflow = workflows.workflow_of_run(session, dag_id, run_id)
+    if workflow is not None:
+        return _workflow_outcome(session, workflow)
     job = queries.job_of_run(session, dag_id, run_id)
     if job is None:
         return {"success": False, "pending": False, "reason": "The run has no job"}
     states = dags.phase_task_states(session, dag_id, run_id)
     if job.phase != DONE:
-        all_well = all(states.get(task) == "success" for task in PHASE_TASKS)
-        if not all_well and all(states.get(task) in _OVER for task in PHASE_TASKS):
+        if _ended_by_hand(states, PHASE_TASKS):
             transitions.delete(session, job.id, None, ENDED_IN_AIRFLOW)
             job = session.get_one(Job, job.id)
         else:
@@ -141,19 +188,67 @@ def outcome(session: Session, dag_id: str, run_id: str) -> dict[str, Any]:
     return {"success": success, "pending": False, "reason": reason}
 
 
+def _ended_by_hand(states: Mapping[str, str | None], tasks: Collection[str]) -> bool:
+    """Whether the tasks of an active job are all over, and not because it went well."""
+    all_well = all(states.get(task) == "success" for task in tasks)
+    return bool(tasks) and not all_well and all(states.get(task) in _OVER for task in tasks)
+
+
+def _workflow_outcome(session: Session, workflow: Workflow) -> dict[str, Any]:
+    workflows.settle_workflow(session, workflow.id)
+    session.refresh(workflow)
+    if workflow.ended_at is None:
+        _end_undriven(session, workflow)
+        workflows.settle_workflow(session, workflow.id)
+        session.refresh(workflow)
+    if workflow.ended_at is None:
+        progress = workflows.progress_of(session, workflow.id)
+        over = progress["done"] + progress["failed"]
+        return {"success": False, "pending": True, "reason": f"{over} of {progress['total']} jobs are over"}
+    success = workflow.status == COMPLETED
+    reason = workflow.reason or f"The workflow is {workflow.status}"
+    by_hand = dags.tasks_not_well(session, workflow.dag_id, workflow.run_id) if success else []
+    if by_hand:
+        success = False
+        reason = f"The workflow is {workflow.status}, but its task {by_hand[0]} was ended by hand in Airflow"
+    return {"success": success, "pending": False, "reason": reason}
+
+
+def _end_undriven(session: Session, workflow: Workflow) -> None:
+    """End the jobs whose tasks were ended in Airflow; all of the workflow, if its run was marked as failed there.
+
+    Nothing else than that skips the first task of a job.
+    """
+    tasks = dags.tasks_by_group(session, workflow.dag_id, workflow.run_id)
+    undriven = []
+    for job_id, group_id, slot in workflows.unfinished(session, workflow.id):
+        of_group = tasks.get(group_id, {})
+        states = of_group.get(slot % len(of_group), {}) if slot >= 0 and of_group else of_group.get(-1, {})
+        if any(state == "skipped" for task, state in states.items() if task != STAGE_OUT):
+            workflows.delete_workflow(session, workflow.id, None)
+            return
+        if _ended_by_hand(states, list(states)):
+            undriven.append(job_id)
+    for job_id in undriven:
+        transitions.delete(session, job_id, None, ENDED_IN_AIRFLOW)
+
+
 def end_jobs_without_run(session: Session) -> list[int]:
     """Delete jobs whose run in Airflow is over or gone though they are not, e.g. failed before anything started."""
-    from airflow_prominence import _compat
-    from airflow_prominence.store.housekeeping import unreleased
-
-    jobs = unreleased(session)
-    states = _compat.runs_states(session, {(job.dag_id, job.run_id) for job in jobs})
-    ended = []
-    for job in jobs:
-        state = states.get((job.dag_id, job.run_id))
+    runs = unfinished_runs(session)
+    states = _compat.runs_states(session, runs)
+    ended: list[int] = []
+    for dag_id, run_id in runs:
+        state = states.get((dag_id, run_id))
         if state in ("queued", "running"):
             continue
-        if transitions.delete(session, job.id, None, ENDED_IN_AIRFLOW):
-            log.info("job %s is ended: its run is %s", job.id, state or "gone")
-            ended.append(job.id)
+        workflow = workflows.workflow_of_run(session, dag_id, run_id)
+        if workflow is not None and workflows.delete_workflow(session, workflow.id, None):
+            log.info("workflow %s is ended: its run is %s", workflow.id, state or "gone")
+            ended.append(workflow.id)
+            continue
+        for job_id in jobs_of_run(session, dag_id, run_id):
+            if transitions.delete(session, job_id, None, ENDED_IN_AIRFLOW):
+                log.info("job %s is ended: its run is %s", job_id, state or "gone")
+                ended.append(job_id)
     return ended

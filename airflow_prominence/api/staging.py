@@ -27,7 +27,8 @@ from airflow_prominence.store.tables import Job
 
 def substitutions(job: Job) -> dict[str, str]:
     """Return the ids that may stand in a job's commands and folders, by the names that stand for them."""
-    return {"PROMINENCE_JOB_ID": str(job.id)}
+    workflow = {} if job.workflow_id is None else {"PROMINENCE_WORKFLOW_ID": str(job.workflow_id)}
+    return {"PROMINENCE_JOB_ID": str(job.id), **workflow}
 
 
 def artifacts(job: Job, parsed: documents.Job) -> list[dict[str, Any]]:

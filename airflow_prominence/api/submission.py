@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from airflow.models.crypto import get_fernet
@@ -78,29 +78,50 @@ def prepare(value: object, owner: Owner) -> NewJob:
     )
 
 
-def submit(value: object, caller: Caller, key: str | None) -> int:
+def submit(value: object, caller: Caller, key: str | None, parameters: dict[str, Any] | None = None) -> int:
     """Make a job of a user and queue its run; return its id.
 
-    With an Idempotency-Key the same document gives the same id again, another document raises 409.
+    With an Idempotency-Key the same document gives the same id again, another document raises 409. ``parameters`` are
+    those of the factory that made the job, if this is a clone of such a one.
     """
-    caller.require_act()
-    if key is not None and not 0 < len(key) <= _KEY_LENGTH:
-        raise ApiError(400, f"Idempotency-Key: must have 1 to {_KEY_LENGTH} characters")
-    new = prepare(value, Owner(caller.name, caller.groups, caller.email, caller.only_job))
-    digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    check_key(key)
+    new = replace(prepare(value, owner_of(caller)), parameters=parameters)
 
     def work(session: Session) -> int:
-        if key is not None:
-            known = job_of_key(session, caller.name, key, digest)
-            if known is not None:
-                return known
         job_id = next_id(session)
         run_id = run_id_for(job_id, new.document.get("name", ""))
         insert_job(session, job_id, new, JOB_DAG_ID, run_id)
         submit_run(session, dag_id=JOB_DAG_ID, run_id=run_id, conf={"job_id": job_id}, owner=caller.name)
-        if key is not None:
-            remember_key(session, caller.name, key, digest, job_id)
         return job_id
+
+    return once(value, caller, key, work)
+
+
+def owner_of(caller: Caller) -> Owner:
+    """Return whose a submission is; refuse Airflow users whose role does not let them start runs."""
+    caller.require_act()
+    return Owner(caller.name, caller.groups, caller.email, caller.only_job)
+
+
+def check_key(key: str | None) -> None:
+    """Refuse an Idempotency-Key that could not be remembered."""
+    if key is not None and not 0 < len(key) <= _KEY_LENGTH:
+        raise ApiError(400, f"Idempotency-Key: must have 1 to {_KEY_LENGTH} characters")
+
+
+def once(value: object, caller: Caller, key: str | None, make: Callable[[Session], int]) -> int:
+    """Make something in one transaction and return its id; with an Idempotency-Key only once."""
+    digest = "" if key is None else hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+    def work(session: Session) -> int:
+        if key is None:
+            return make(session)
+        known = job_of_key(session, caller.name, key, digest)
+        if known is not None:
+            return known
+        made = make(session)
+        remember_key(session, caller.name, key, digest, made)
+        return made
 
     try:
         return _once_more_for_twins(work)
@@ -108,12 +129,12 @@ def submit(value: object, caller: Caller, key: str | None) -> int:
         raise ApiError(409, f"Idempotency-Key: {key} was used before with another document") from None
 
 
-def _once_more_for_twins(work: Any) -> int:
+def _once_more_for_twins(work: Callable[[Session], int]) -> int:
     try:
-        return int(transact(work))
+        return transact(work)
     except IntegrityError:
         # Two requests with one new key at the same moment: the loser finds the winner's job now.
-        return int(transact(work))
+        return transact(work)
 
 
 def adopt_run(session: Session, dag_id: str, run_id: str, value: object, owner: Owner) -> Job:

@@ -22,11 +22,27 @@ OUTCOME = "outcome"
 # The tasks whose ends say how a job went; `release` and `outcome` only follow.
 PHASE_TASKS = (PROVISION, STAGE_IN, RUN, STAGE_OUT)
 
+WORKFLOW_DAG_ID = "prominence_workflow"
+
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 _LONGEST_NAME = 100
 
 
+def in_group(group_id: str, task: str) -> str:
+    """Return the id of a phase's task in a job's group; the shared DAG's one job has none."""
+    return f"{group_id}.{task}" if group_id else task
+
+
 def run_id_for(job_id: int, name: str) -> str:
     """Return the id of a job's run, readable in Airflow's UI and safe in its URLs: ``job-7375.calculate-pi``."""
+    return _readable(f"job-{job_id}", name)
+
+
+def workflow_dag_id(workflow_id: int, name: str) -> str:
+    """Return the id of the DAG that is made of a workflow: ``workflow-7380.my-sweep``."""
+    return _readable(f"workflow-{workflow_id}", name)
+
+
+def _readable(number: str, name: str) -> str:
     readable = _UNSAFE.sub("-", name).strip("-_")[:_LONGEST_NAME].rstrip("-_")
-    return f"job-{job_id}.{readable}" if readable else f"job-{job_id}"
+    return f"{number}.{readable}" if readable else number

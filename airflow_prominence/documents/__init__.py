@@ -3,7 +3,7 @@
 from airflow_prominence.documents.commands import substitute, task_argv, task_workdir
 from airflow_prominence.documents.dropin import DropIn, DropInError, dag_id_of, is_drop_in, parse_drop_in
 from airflow_prominence.documents.errors import DocumentError
-from airflow_prominence.documents.expansion import ExpandedJob, edges, expand
+from airflow_prominence.documents.expansion import ExpandedJob, edges, expand, expanded_document, parameters_env
 from airflow_prominence.documents.files import artifact_file_name
 from airflow_prominence.documents.jobs import parse_job
 from airflow_prominence.documents.limits import Limits
@@ -28,10 +28,10 @@ from airflow_prominence.documents.parameters import put_in
 from airflow_prominence.documents.schemas import job_form_schema, schema, schema_bytes
 from airflow_prominence.documents.secrets import extract, redact, restore
 from airflow_prominence.documents.storage import output_folder, stored_path
-from airflow_prominence.documents.support import unsupported
+from airflow_prominence.documents.support import unsupported, unsupported_workflow
 from airflow_prominence.documents.uploads import is_uploaded_artifact, is_uploaded_image, uploads_of
 from airflow_prominence.documents.view import normalise, normalise_workflow
-from airflow_prominence.documents.workflows import parse_workflow
+from airflow_prominence.documents.workflows import jobs_of_members, parse_workflow
 
 __all__ = [
     "Artifact",
@@ -57,15 +57,18 @@ __all__ = [
     "dag_id_of",
     "edges",
     "expand",
+    "expanded_document",
     "extract",
     "is_drop_in",
     "is_uploaded_artifact",
     "is_uploaded_image",
     "job_form_schema",
+    "jobs_of_members",
     "loads",
     "normalise",
     "normalise_workflow",
     "output_folder",
+    "parameters_env",
     "parse_drop_in",
     "parse_job",
     "parse_workflow",
@@ -79,5 +82,6 @@ __all__ = [
     "task_argv",
     "task_workdir",
     "unsupported",
+    "unsupported_workflow",
     "uploads_of",
 ]

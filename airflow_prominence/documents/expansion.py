@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from airflow_prominence.documents.commands import changed_command, substitute
 from airflow_prominence.documents.factories import Value, points_of, value_text
@@ -37,7 +38,7 @@ class ExpandedJob:
     @property
     def env(self) -> dict[str, str]:
         """The variables that tell the job its parameters."""
-        return {f"PROMINENCE_PARAMETER_{name}": text for name, text in self.texts.items()}
+        return parameters_env(self.parameters)
 
     @property
     def job(self) -> Job:
@@ -58,6 +59,11 @@ class ExpandedJob:
         )
 
 
+def parameters_env(parameters: Mapping[str, Value]) -> dict[str, str]:
+    """The variables that tell a job the parameters it was made of."""
+    return {f"PROMINENCE_PARAMETER_{name}": value_text(value) for name, value in parameters.items()}
+
+
 def expand(workflow: Workflow) -> tuple[ExpandedJob, ...]:
     """All jobs in the document's order, those of a factory by index."""
     factories = factory_of_job(workflow)
@@ -73,6 +79,36 @@ def expand(workflow: Workflow) -> tuple[ExpandedJob, ...]:
             else (ExpandedJob(workflow.name, job),)
         )
     )
+
+
+def expanded_document(template: Mapping[str, Any], expanded: ExpandedJob) -> dict[str, Any]:
+    """The document of one job: that of its template with the parameters put in, under its full name.
+
+    What the parameters don't touch is shared with the template, so neither may be changed afterwards.
+    """
+    doc = {**template, "name": expanded.name}
+    if not expanded.parameters:
+        return doc
+    job = expanded.job
+    doc["tasks"] = [_task_document(task, made) for task, made in zip(template["tasks"], job.tasks, strict=True)]
+    if job.artifacts:
+        doc["artifacts"] = [
+            {**artifact, "url": made.url} for artifact, made in zip(template["artifacts"], job.artifacts, strict=True)
+        ]
+    if job.output_files:
+        doc["outputFiles"] = list(job.output_files)
+    if job.output_dirs:
+        doc["outputDirs"] = list(job.output_dirs)
+    return doc
+
+
+def _task_document(template: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    doc = dict(template)
+    if task.cmd is not None:
+        doc["cmd"] = task.cmd
+    if task.env:
+        doc["env"] = dict(task.env)
+    return doc
 
 
 def edges(workflow: Workflow, jobs: Iterable[ExpandedJob]) -> Iterator[tuple[str, str]]:

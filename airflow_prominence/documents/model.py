@@ -180,7 +180,10 @@ class WorkflowPolicies:
 
 @dataclass(frozen=True, slots=True)
 class Workflow:
-    """``dependencies`` are (parent, child) pairs of job names, each once, in the document's order."""
+    """``dependencies`` are (parent, child) pairs of job names, each once, in the document's order.
+
+    ``form`` is how its DAG shows the jobs, where that is not left to their number: ``phases`` or ``compact``.
+    """
 
     name: str
     jobs: tuple[Job, ...]
@@ -189,3 +192,4 @@ class Workflow:
     factories: tuple[Factory, ...] = ()
     policies: WorkflowPolicies = WorkflowPolicies()
     notifications: tuple[Notification, ...] = ()
+    form: str | None = None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from airflow_prominence.documents.errors import quoted
-from airflow_prominence.documents.model import Job, Placement, Task
+from airflow_prominence.documents.model import Job, Placement, Task, Workflow
 
 _NOT_YET = "is not supported yet"
 
@@ -23,6 +23,25 @@ TASK_GAPS: Final[tuple[tuple[str, Callable[[Task], object]], ...]] = (
 )
 
 SUPPORTED_TASK_TYPES: Final = frozenset({"basic", "sidecar"})
+
+
+WORKFLOW_GAPS: Final[tuple[tuple[str, Callable[[Workflow], object]], ...]] = (
+    ("policies.placement", lambda workflow: workflow.policies.placement not in (None, Placement())),
+    ("policies.maximumReruns", lambda workflow: workflow.policies.maximum_reruns),
+)
+"""Keys of a workflow, each with what in the workflow makes use of it."""
+
+
+def unsupported_workflow(workflow: Workflow) -> str | None:
+    """A sentence about the first thing in the workflow or its jobs that is not built yet, or None."""
+    for key, used in WORKFLOW_GAPS:
+        if used(workflow):
+            return f"{key}: {_NOT_YET}"
+    for index, job in enumerate(workflow.jobs):
+        missing = unsupported(job)
+        if missing:
+            return f"jobs[{index}].{missing}"
+    return None
 
 
 def unsupported(job: Job) -> str | None:

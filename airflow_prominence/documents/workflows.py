@@ -38,6 +38,7 @@ def parse_workflow(value: object, limits: Limits = DEFAULT_LIMITS) -> Workflow:
         factories=factories,
         policies=policies,
         notifications=notifications_of(value.get("notifications", [])),
+        form=value.get("form"),
     )
     _check_count(workflow, limits)
     factory_of = factory_of_job(workflow)
@@ -50,6 +51,12 @@ def parse_workflow(value: object, limits: Limits = DEFAULT_LIMITS) -> Workflow:
 def factory_of_job(workflow: Workflow) -> Mapping[str, Factory]:
     """The factory of each job that has one: the last that lists it counts."""
     return {name: factory for factory in workflow.factories for name in factory.jobs}
+
+
+def jobs_of_members(workflow: Workflow) -> dict[str, int | None]:
+    """How many jobs each of the document's jobs becomes: None for one that no factory multiplies."""
+    factories = factory_of_job(workflow)
+    return {job.name: count_of(factories[job.name]) if job.name in factories else None for job in workflow.jobs}
 
 
 def _names(docs: list[dict[str, Any]]) -> dict[str, int]:

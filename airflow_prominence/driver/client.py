@@ -10,14 +10,15 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 import httpx
 
 from airflow_prominence.driver.jobview import JobView
+from airflow_prominence.driver.share import FailedJob, Share, ShareProgress
 
 log = logging.getLogger(__name__)
 
@@ -90,9 +91,41 @@ class InternalClient:
         """Close the connections."""
         await self._http.aclose()
 
-    async def job_of_run(self, dag_id: str, run_id: str) -> JobView:
-        """Return the job bound to a run; a run started with a document gets its job made now."""
-        return await self._call("POST", f"/runs/{_segment(dag_id)}/{_segment(run_id)}/job", {}, read=_job)
+    async def job_of_run(self, dag_id: str, run_id: str, group: str = "") -> JobView:
+        """Return the job that a run, or a group of its tasks, drives; it is made now if somebody started that run."""
+        path = f"/runs/{_segment(dag_id)}/{_segment(run_id)}/job"
+        return await self._call("POST", path, {"group": group}, read=_job)
+
+    async def begin_share(self, dag_id: str, run_id: str, task_id: str, map_index: int) -> Share:
+        """Let the jobs of a mapped task's share want their places; returns the share."""
+        where = {"dag_id": dag_id, "run_id": run_id, "task_id": task_id, "map_index": map_index}
+
+        def read(answer: Mapping[str, Any]) -> Share:
+            return Share(dag_id, run_id, task_id, map_index, int(answer["chunks"]))
+
+        return await self._call("POST", "/shares/begin", where, read=read, answer_within_s=120)
+
+    async def progress_of_shares(self, shares: Sequence[Share]) -> list[ShareProgress]:
+        """Return how far each of the shares is."""
+        asked = [asdict(share) for share in shares]
+
+        def read(answer: Mapping[str, Any]) -> list[ShareProgress]:
+            return [ShareProgress.from_json(item) for item in answer["shares"]]
+
+        return await self._call("POST", "/shares/progress", {"shares": asked}, read=read)
+
+    async def failures_of_share(self, share: Share) -> list[FailedJob]:
+        """Return the first jobs of a share that did not end well."""
+
+        def read(answer: Mapping[str, Any]) -> list[FailedJob]:
+            return [FailedJob.from_json(item) for item in answer["jobs"]]
+
+        return await self._call("POST", "/shares/failures", asdict(share), read=read)
+
+    async def share_cancelled(self, share: Share, ti_id: str, try_number: int) -> bool:
+        """Tell that a share's trigger was cancelled; returns whether the API ended jobs for it."""
+        body = {"share": asdict(share), "ti_id": ti_id, "try_number": try_number}
+        return await self._call("POST", "/tis/cancelled", body, read=lambda answer: bool(answer["acted"]))
 
     async def job(self, job_id: int) -> JobView:
         """Return a job."""

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 from airflow_prominence import tokens
 from airflow_prominence.driver.client import InternalClient
 from airflow_prominence.driver.jobwatch import JobWatch
+from airflow_prominence.driver.sharewatch import ShareWatch
 
 INTERNAL_PATH = "/prominence/internal/v1"
 
@@ -21,6 +22,7 @@ class DriverProcess:
     holder: str
     client: InternalClient
     watch: JobWatch
+    shares: ShareWatch
 
 
 _current: tuple[asyncio.AbstractEventLoop, DriverProcess] | None = None
@@ -33,7 +35,7 @@ def this_process() -> DriverProcess:
     if _current is None or _current[0] is not loop:
         holder = str(uuid.uuid4())
         client = InternalClient(internal_url(), _Minting(holder))
-        _current = (loop, DriverProcess(holder, client, JobWatch(client, holder)))
+        _current = (loop, DriverProcess(holder, client, JobWatch(client, holder), ShareWatch(client)))
     return _current[1]
 
 

@@ -2,6 +2,7 @@
 
 from airflow_prominence.operators.maintenance import MaintenanceOperator
 from airflow_prominence.operators.phases import (
+    JobArrayOperator,
     JobOperator,
     OutcomeOperator,
     ProvisionOperator,
@@ -12,6 +13,7 @@ from airflow_prominence.operators.phases import (
 )
 
 __all__ = [
+    "JobArrayOperator",
     "JobOperator",
     "MaintenanceOperator",
     "OutcomeOperator",

@@ -10,6 +10,7 @@ from airflow.sdk.exceptions import TaskDeferred
 from airflow.triggers.base import StartTriggerArgs
 
 PHASE_TRIGGER = "airflow_prominence.triggers.phase.PhaseTrigger"
+ARRAY_TRIGGER = "airflow_prominence.triggers.array.ArrayTrigger"
 MAINTENANCE_TRIGGER = "airflow_prominence.triggers.maintenance.MaintenanceTrigger"
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from airflow_prominence.operators.base import PHASE_TRIGGER, TriggerOnlyOperator, starts_as
+from typing import Any
+
+from airflow_prominence.operators.base import ARRAY_TRIGGER, PHASE_TRIGGER, TriggerOnlyOperator, starts_as
 
 
 class ProvisionOperator(TriggerOnlyOperator):
@@ -55,3 +57,18 @@ class JobOperator(TriggerOnlyOperator):
 
     start_trigger_args = starts_as(PHASE_TRIGGER, phase="job")
     ui_color = "#c9e7c5"
+
+
+class JobArrayOperator(TriggerOnlyOperator):
+    """A share of a factory's jobs in one task, all driven at once.
+
+    Mapped over the numbers of the shares. Which jobs a share has is the API's to say: the mapped value never reaches a
+    trigger (``mechanics.md`` 7).
+    """
+
+    start_trigger_args = starts_as(ARRAY_TRIGGER)
+    ui_color = "#c9e7c5"
+
+    def __init__(self, *, chunk: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.chunk = chunk

@@ -193,6 +193,10 @@ def want_capacity(session: Session, job: Job) -> None:
     if job.phase != QUEUED or job.wants_capacity:
         return
     job.wants_capacity = True
+    # A job that waited for others has queued since now.
+    queue_min = int(job.policies.get("maximumTimeInQueue", 0))
+    if queue_min > 0 and job.queue_until is None:
+        job.queue_until = time.time() + queue_min * 60
     session.flush()
 
 

@@ -69,9 +69,16 @@ def _end_overdue(session: Session, now: float) -> list[int]:
     return ended
 
 
-def unreleased(session: Session, limit: int = 1000) -> list[Job]:
-    """Return jobs whose leases or runs are not over, oldest first, for the maintenance DAG to look at."""
-    return list(session.scalars(select(Job).where(Job.phase != DONE).order_by(Job.id).limit(limit)))
+def unfinished_runs(session: Session) -> list[tuple[str, str]]:
+    """Return (DAG id, run id) of all runs that drive jobs which are not over, for the maintenance DAG to look at."""
+    rows = session.execute(select(Job.dag_id, Job.run_id).where(Job.phase != DONE).distinct())
+    return [(dag_id, run_id) for dag_id, run_id in rows]
+
+
+def jobs_of_run(session: Session, dag_id: str, run_id: str) -> list[int]:
+    """Return the ids of the jobs of a run that are not over."""
+    query = select(Job.id).where(Job.dag_id == dag_id, Job.run_id == run_id, Job.phase != DONE)
+    return list(session.scalars(query.order_by(Job.id)))
 
 
 def forget_old(session: Session) -> None:

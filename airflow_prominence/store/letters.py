@@ -15,9 +15,10 @@ from typing import Any
 from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session
 
-from airflow_prominence.store.tables import Job, Mail
+from airflow_prominence.store.tables import Job, Mail, Workflow
 
 EVENT = "jobFinished"
+WORKFLOW_EVENT = "workflowFinished"
 
 #: A claimed letter is nobody else's for so long; a sender must be done with it well before (seconds).
 CLAIM_S = 300.0
@@ -61,6 +62,16 @@ def job_finished(session: Session, job: Job) -> None:
     name = one_line(job.name, _LONGEST_NAME)
     subject = f"PROMINENCE: job {job.id}{f' {name}' if name else ''} {job.status}"
     write(session, str(job.email), subject, _finished(job, name), job.id)
+
+
+def workflow_finished(session: Session, workflow: Workflow) -> None:
+    """Write the letter about a workflow's end, if its owner wants one; its row holds its end already."""
+    asked = workflow.document.get("notifications") or ()
+    if workflow.email is None or not any(item.get("event") == WORKFLOW_EVENT for item in asked):
+        return
+    name = one_line(workflow.name, _LONGEST_NAME)
+    subject = f"PROMINENCE: workflow {workflow.id}{f' {name}' if name else ''} {workflow.status}"
+    write(session, workflow.email, subject, _finished_workflow(workflow, name))
 
 
 def write(session: Session, recipient: str, subject: str, body: str, job_id: int | None = None) -> None:
@@ -117,6 +128,22 @@ def _finished(job: Job, name: str) -> str:
         ways.append(("Output files", f"prominence download {job.id}"))
     ways.append(("All about it", f"prominence describe {job.id}"))
     return f"Your job {titled} has ended.\n\n{_table(facts)}\n\n{_table(ways)}\n"
+
+
+def _finished_workflow(workflow: Workflow, name: str) -> str:
+    titled = f'{workflow.id} "{name}"' if name else str(workflow.id)
+    facts = [("Status", str(workflow.status))]
+    if workflow.reason:
+        facts.append(("Reason", one_line(workflow.reason, _LONGEST_REASON)))
+    progress = workflow.progress or {}
+    facts.append(("Jobs", f"{progress.get('done', 0)} of {progress.get('total', 0)} ended well"))
+    moments = (("Submitted", workflow.created_at), ("Started", workflow.started_at), ("Ended", workflow.ended_at))
+    facts += [(title, moment(at)) for title, at in moments if at is not None]
+    ways = [("Its jobs", f"prominence list jobs {workflow.id} --all")]
+    if workflow.status == "failed":
+        ways.append(("What failed, again", f"prominence rerun {workflow.id}"))
+    ways.append(("All about it", f"prominence describe workflow {workflow.id}"))
+    return f"Your workflow {titled} has ended.\n\n{_table(facts)}\n\n{_table(ways)}\n"
 
 
 def _table(rows: Sequence[tuple[str, str]]) -> str:

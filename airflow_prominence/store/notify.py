@@ -7,12 +7,13 @@ import time
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from airflow_prominence.store.tables import Event, Job
+from airflow_prominence.store.tables import Event, Job, Unsettled
 
 JOB_CHANNEL = "prominence_job"
 NODE_CHANNEL = "prominence_node"
 PLACING_CHANNEL = "prominence_placing"
 ORDER_CHANNEL = "prominence_order"
+SETTLING_CHANNEL = "prominence_settling"
 
 
 def touch(session: Session, job: Job) -> None:
@@ -34,6 +35,13 @@ def answer_order(session: Session, job_id: int) -> None:
 def ask_for_placing(session: Session) -> None:
     """Have an API server give out capacity as soon as this transaction is committed: some came back, or is wanted."""
     session.execute(select(func.pg_notify(PLACING_CHANNEL, "0")))
+
+
+def ask_for_settling(session: Session, job: Job) -> None:
+    """Have an API server see to what the end of a workflow's job means for the others, as soon as it is committed."""
+    if job.workflow_id is not None:
+        session.add(Unsettled(workflow_id=job.workflow_id))
+        session.execute(select(func.pg_notify(SETTLING_CHANNEL, "0")))
 
 
 def tell(session: Session, job: Job, kind: str, message: str, at: float | None = None) -> None:

@@ -34,6 +34,7 @@ class JobFilter:
     constraints: Mapping[str, str] = field(default_factory=dict)
     ids: Sequence[int] | None = None
     only_job: int | None = None
+    workflows: Sequence[int] | None = None
 
 
 def _summary() -> ColumnElement[Any]:
@@ -50,6 +51,7 @@ def _summary() -> ColumnElement[Any]:
             "statusReason", func.nullif(Job.reason, ""),
             "events", events,
             "tasks", Job.tasks,
+            "parameters", Job.parameters,
         )
     )  # fmt: skip
 
@@ -59,13 +61,15 @@ def _matching(want: JobFilter) -> list[ColumnElement[bool]]:
     if want.only_job is not None:
         where.append(Job.id == want.only_job)
     if want.name is not None:
-        where.append(Job.name == want.name)
+        where.append(func.coalesce(Job.member, Job.name) == want.name)
     if want.status is not None:
         where.append(Job.status == want.status)
     for key, value in want.constraints.items():
         where.append(exists().where(Label.job_id == Job.id, Label.key == key.lower(), Label.value == value))
     if want.ids is not None:
         where.append(Job.id.in_(want.ids))
+    if want.workflows is not None:
+        where.append(Job.workflow_id.in_(want.workflows))
     return where
 
 
@@ -116,10 +120,12 @@ def describe(session: Session, job: Job, keep: Retention) -> dict[str, Any]:
     }
     if job.reason:
         view["statusReason"] = job.reason
+    if job.parameters:
+        view["parameters"] = job.parameters
     for key in ("labels", "policies", "notifications", "artifacts", "inputs", "storage"):
         if key in document:
             view[key] = document[key]
-    view.update(outputs.shown(session, job))
+    view.update(outputs.shown(session, source_of(session, job) or job))
     times = {"createTime": job.created_at, "startTime": job.started_at, "endTime": job.ended_at}
     view["events"] = {name: int(at) for name, at in times.items() if at is not None}
     execution = dict(job.execution or {})
@@ -175,6 +181,11 @@ def find_job(session: Session, job_id: int, owner: str) -> Job | None:
     return session.scalars(select(Job).where(Job.id == job_id, Job.owner == owner)).one_or_none()
 
 
+def source_of(session: Session, job: Job) -> Job | None:
+    """Return the job whose output is this one's: itself, or the one that a rerun has kept, if that is still there."""
+    return job if job.kept_from is None else session.get(Job, job.kept_from)
+
+
 @dataclass(frozen=True)
 class Owner:
     """Whose a job is."""
@@ -192,8 +203,8 @@ def owner_at_attempt(session: Session, job_id: int, attempt: int) -> Owner | Non
 
 
 def job_of_run(session: Session, dag_id: str, run_id: str, group_id: str = "") -> Job | None:
-    """Return the job that a run of Airflow drives; the row knows, conf is never asked."""
-    query = select(Job).where(Job.dag_id == dag_id, Job.run_id == run_id, Job.group_id == group_id)
+    """Return the job that a group of a run's tasks drives; the row knows, conf is never asked."""
+    query = select(Job).where(Job.dag_id == dag_id, Job.run_id == run_id, Job.group_id == group_id, Job.slot == -1)
     return session.scalars(query).one_or_none()
 
 

@@ -8,12 +8,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from airflow_prominence.store.notify import ask_for_placing, tell
 from airflow_prominence.store.phases import QUEUED, status_of
-from airflow_prominence.store.tables import Attempt, Idempotency, Job, Label, Secret, id_sequence
+from airflow_prominence.store.tables import (
+    Attempt,
+    Idempotency,
+    Job,
+    Label,
+    Secret,
+    Workflow,
+    WorkflowSecret,
+    id_sequence,
+)
 from airflow_prominence.store.uploads import note_used
 
 
@@ -38,10 +47,18 @@ class NewJob:
     by_job: int | None = None
     #: Keys of the uploads that the job needs.
     uploads: tuple[str, ...] = ()
+    #: Of the factory that made it, or that made the job it is a clone of.
+    parameters: dict[str, Any] | None = None
 
 
 class KeyReused(Exception):
     """The Idempotency-Key was used before with another body."""
+
+
+def next_ids(session: Session, count: int) -> list[int]:
+    """Take several ids of the one sequence, in their order."""
+    each = func.generate_series(1, count).table_valued("n")
+    return sorted(int(number) for number in session.scalars(select(id_sequence.next_value()).select_from(each)))
 
 
 def next_id(session: Session) -> int:
@@ -49,54 +66,10 @@ def next_id(session: Session) -> int:
     return int(session.execute(select(id_sequence.next_value())).scalar_one())
 
 
-def insert_job(session: Session, job_id: int, new: NewJob, dag_id: str, run_id: str, group_id: str = "") -> Job:
-    """Add the job and what belongs to it; nothing is committed here."""
+def insert_job(session: Session, job_id: int, new: NewJob, dag_id: str, run_id: str) -> Job:
+    """Add a job of no workflow and what belongs to it; nothing is committed here."""
     now = time.time()
-    document = dict(new.document)
-    job = Job(
-        id=job_id,
-        owner=new.owner,
-        owner_groups=list(new.groups),
-        email=new.email,
-        name=document.get("name", ""),
-        document=document,
-        tasks=document["tasks"],
-        labels=document.get("labels", {}),
-        policies=document.get("policies", {}),
-        priority=new.priority,
-        nodes=new.nodes,
-        cpus=new.cpus,
-        memory_mb=new.memory_mb,
-        disk_mb=new.disk_mb,
-        walltime_s=new.walltime_s,
-        phase=QUEUED,
-        status=status_of(QUEUED),
-        reason="",
-        node_success=None,
-        execution=None,
-        attempt=1,
-        max_attempts=new.max_attempts,
-        wants_capacity=True,
-        # A workflow stays in the queue as a whole or not at all.
-        in_queue=not group_id and bool(document.get("policies", {}).get("leaveInQueue", False)),
-        created_at=now,
-        queue_until=now + new.max_queue_min * 60 if new.max_queue_min > 0 else None,
-        started_at=None,
-        ended_at=None,
-        released_at=None,
-        dag_id=dag_id,
-        run_id=run_id,
-        group_id=group_id,
-        version=1,
-        holder=None,
-        holder_until=None,
-        run_ti=None,
-        stage_out_ti=None,
-        uid=uuid.uuid4().hex,
-        stdout_gone_at=None,
-        outputs_gone_at=None,
-        warned_at=None,
-    )
+    job = Job(**row_of(job_id, new, dag_id, run_id, now))
     session.add(job)
     session.flush()
     session.add(new_attempt(job, now))
@@ -106,10 +79,69 @@ def insert_job(session: Session, job_id: int, new: NewJob, dag_id: str, run_id: 
         session.add(Secret(job_id=job_id, path=path, ciphertext=ciphertext))
     if new.uploads:
         note_used(session, new.uploads, now)
-    by = "" if new.by_job is None else f" by job {new.by_job}"
-    tell(session, job, "queued", f"Submitted{by}" + (f" as {job.name}" if job.name else ""), now)
+    tell(session, job, "queued", submitted(new, job.name), now)
     ask_for_placing(session)
     return job
+
+
+def submitted(new: NewJob, name: str) -> str:
+    """Return the first line of a job's story."""
+    by = "" if new.by_job is None else f" by job {new.by_job}"
+    return f"Submitted{by}" + (f" as {name}" if name else "")
+
+
+def row_of(job_id: int, new: NewJob, dag_id: str, run_id: str, now: float) -> dict[str, Any]:
+    """Return the values of a new job's row; a job of a workflow replaces some of them."""
+    document = dict(new.document)
+    return {
+        "id": job_id,
+        "owner": new.owner,
+        "owner_groups": list(new.groups),
+        "email": new.email,
+        "name": document.get("name", ""),
+        "document": document,
+        "tasks": document["tasks"],
+        "labels": document.get("labels", {}),
+        "policies": document.get("policies", {}),
+        "priority": new.priority,
+        "nodes": new.nodes,
+        "cpus": new.cpus,
+        "memory_mb": new.memory_mb,
+        "disk_mb": new.disk_mb,
+        "walltime_s": new.walltime_s,
+        "phase": QUEUED,
+        "status": status_of(QUEUED),
+        "reason": "",
+        "node_success": None,
+        "execution": None,
+        "attempt": 1,
+        "max_attempts": new.max_attempts,
+        "wants_capacity": True,
+        "in_queue": bool(document.get("policies", {}).get("leaveInQueue", False)),
+        "created_at": now,
+        "queue_until": now + new.max_queue_min * 60 if new.max_queue_min > 0 else None,
+        "started_at": None,
+        "ended_at": None,
+        "released_at": None,
+        "dag_id": dag_id,
+        "run_id": run_id,
+        "group_id": "",
+        "slot": -1,
+        "workflow_id": None,
+        "member": None,
+        "instance": None,
+        "parameters": new.parameters,
+        "kept_from": None,
+        "version": 1,
+        "holder": None,
+        "holder_until": None,
+        "run_ti": None,
+        "stage_out_ti": None,
+        "uid": uuid.uuid4().hex,
+        "stdout_gone_at": None,
+        "outputs_gone_at": None,
+        "warned_at": None,
+    }
 
 
 def new_attempt(job: Job, now: float) -> Attempt:
@@ -133,7 +165,22 @@ def job_of_key(session: Session, owner: str, key: str, body_sha256: str) -> int 
     return row.job_id
 
 
-def secrets_of(session: Session, job_id: int) -> dict[str, bytes]:
-    """Return a job's encrypted secrets by their path in the document."""
-    rows: Sequence[Secret] = session.scalars(select(Secret).where(Secret.job_id == job_id)).all()
+def secrets_of(session: Session, job: Job) -> dict[str, bytes]:
+    """Return a job's encrypted secrets by their path in its document; those of a workflow's job are the workflow's."""
+    if job.workflow_id is None:
+        rows: Sequence[Secret] = session.scalars(select(Secret).where(Secret.job_id == job.id)).all()
+        return {row.path: row.ciphertext for row in rows}
+    of_all = workflow_secrets(session, job.workflow_id)
+    if not of_all:
+        return {}
+    jobs = session.get_one(Workflow, job.workflow_id).document["jobs"]
+    prefix = next(f"jobs[{index}]." for index, doc in enumerate(jobs) if doc["name"] == job.member)
+    return {path.removeprefix(prefix): secret for path, secret in of_all.items() if path.startswith(prefix)}
+
+
+def workflow_secrets(session: Session, workflow_id: int) -> dict[str, bytes]:
+    """Return a workflow's encrypted secrets by their path in its document."""
+    rows = session.execute(
+        select(WorkflowSecret.path, WorkflowSecret.ciphertext).where(WorkflowSecret.workflow_id == workflow_id)
+    )
     return {row.path: row.ciphertext for row in rows}

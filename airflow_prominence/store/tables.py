@@ -92,7 +92,17 @@ class Job(Base):
 
     dag_id: Mapped[str] = mapped_column(String(250))
     run_id: Mapped[str] = mapped_column(String(250))
+    #: The job's group of tasks in the DAG, and its place among the jobs of a factory that share one (else -1).
     group_id: Mapped[str] = mapped_column(String(250))
+    slot: Mapped[int] = mapped_column(Integer)
+
+    #: The workflow that it is part of, its name there, and where a factory made it: which of them, of what parameters.
+    workflow_id: Mapped[int | None] = mapped_column(ForeignKey("prominence_workflow.id", ondelete="CASCADE"))
+    member: Mapped[str | None] = mapped_column(String(512))
+    instance: Mapped[int | None] = mapped_column(Integer)
+    parameters: Mapped[dict[str, Any] | None]
+    #: In a rerun: the job of an earlier workflow that had ended well, whose output this one shows as its own.
+    kept_from: Mapped[int | None] = mapped_column(BigInteger)
 
     version: Mapped[int] = mapped_column(BigInteger)
     holder: Mapped[str | None] = mapped_column(String(64))
@@ -112,7 +122,8 @@ class Job(Base):
     warned_at: Mapped[float | None]
 
     __table_args__ = (
-        UniqueConstraint("dag_id", "run_id", "group_id"),
+        UniqueConstraint("dag_id", "run_id", "group_id", "slot"),
+        Index("ix_prominence_job_workflow", "workflow_id", "member", "instance"),
         Index("ix_prominence_job_owner_ended", "owner", "ended_at"),
         Index("ix_prominence_job_active", "phase", postgresql_where=text("phase <> 'done'")),
         Index("ix_prominence_job_unreleased", "id", postgresql_where=text("released_at IS NULL")),
@@ -124,6 +135,77 @@ class Job(Base):
             "ix_prominence_job_unwarned", "ended_at", postgresql_where=text(f"warned_at IS NULL AND {WANTS_LETTERS}")
         ),
     )
+
+
+class Workflow(Base):
+    """A workflow of a user: the document, its end, and the run in Airflow that is made of it.
+
+    Until the end its status and progress are those of its jobs; ``document`` is normalised and holds no secret.
+    """
+
+    __tablename__ = "prominence_workflow"
+
+    id: Mapped[int] = mapped_column(BigInteger, id_sequence, server_default=id_sequence.next_value(), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(250))
+    owner_groups: Mapped[list[str]]
+    email: Mapped[str | None] = mapped_column(String(320))
+    name: Mapped[str] = mapped_column(String(512))
+    document: Mapped[dict[str, Any]]
+    #: The workflow of which this one runs what had failed or never run.
+    rerun_of: Mapped[int | None] = mapped_column(BigInteger)
+
+    #: ``None`` while it is active.
+    status: Mapped[str | None] = mapped_column(String(16))
+    reason: Mapped[str] = mapped_column(Text)
+    in_queue: Mapped[bool] = mapped_column(Boolean)
+    created_at: Mapped[float]
+    started_at: Mapped[float | None]
+    ended_at: Mapped[float | None]
+    #: Its jobs by what became of them, once it has ended: what retention takes away later changes it no more.
+    progress: Mapped[dict[str, Any] | None]
+
+    dag_id: Mapped[str] = mapped_column(String(250))
+    run_id: Mapped[str] = mapped_column(String(250))
+
+    __table_args__ = (
+        UniqueConstraint("dag_id", "run_id"),
+        Index("ix_prominence_workflow_owner_ended", "owner", "ended_at"),
+        Index("ix_prominence_workflow_ended", "ended_at"),
+    )
+
+
+class WorkflowLabel(Base):
+    """A workflow's labels, as those of jobs."""
+
+    __tablename__ = "prominence_workflow_label"
+
+    workflow_id: Mapped[int] = mapped_column(ForeignKey("prominence_workflow.id", ondelete="CASCADE"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[str] = mapped_column(String(64))
+
+    __table_args__ = (Index("ix_prominence_workflow_label_key_value", "key", "value"),)
+
+
+class WorkflowSecret(Base):
+    """A secret taken out of a workflow's document, encrypted, by its path there; its jobs' secrets are these."""
+
+    __tablename__ = "prominence_workflow_secret"
+
+    workflow_id: Mapped[int] = mapped_column(ForeignKey("prominence_workflow.id", ondelete="CASCADE"), primary_key=True)
+    path: Mapped[str] = mapped_column(String(512), primary_key=True)
+    ciphertext: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class Unsettled(Base):
+    """Says that a job of a workflow has ended and what follows of it for the workflow is still to be seen to.
+
+    A row of its own for each, so that jobs which end at the same moment don't wait for each other.
+    """
+
+    __tablename__ = "prominence_unsettled"
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    workflow_id: Mapped[int] = mapped_column(ForeignKey("prominence_workflow.id", ondelete="CASCADE"), index=True)
 
 
 class Attempt(Base):

@@ -9,7 +9,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from airflow_prominence.store import capacity, letters
-from airflow_prominence.store.notify import ask_for_placing, tell, touch
+from airflow_prominence.store.notify import ask_for_placing, ask_for_settling, tell, touch
 from airflow_prominence.store.phases import (
     COMPLETED,
     DELETED,
@@ -19,7 +19,7 @@ from airflow_prominence.store.phases import (
     status_of,
 )
 from airflow_prominence.store.submission import new_attempt
-from airflow_prominence.store.tables import Attempt, Job
+from airflow_prominence.store.tables import Attempt, Job, Workflow
 
 EVICTED = "Job was evicted"
 DELETED_BY_USER = "Job deleted by user"
@@ -101,6 +101,7 @@ def finish(
         job.execution, job.wants_capacity = execution, False
         letters.job_finished(session, job)
         capacity.settle_release(session, job)
+        ask_for_settling(session, job)
     touch(session, job)
     session.flush()
 
@@ -124,7 +125,10 @@ def begin_again(session: Session, job: Job) -> None:
     job.node_success, job.execution, job.wants_capacity = None, None, True
     job.started_at = job.ended_at = job.released_at = None
     job.stdout_gone_at = job.outputs_gone_at = job.warned_at = None
-    job.in_queue = not job.group_id and bool(job.policies.get("leaveInQueue", False))
+    job.in_queue = job.workflow_id is None and bool(job.policies.get("leaveInQueue", False))
+    if job.workflow_id is not None:
+        active = {"status": None, "reason": "", "ended_at": None}
+        session.execute(update(Workflow).where(Workflow.id == job.workflow_id).values(active))
     session.add(new_attempt(job, now))
     tell(session, job, "cleared", f"{CLEARED}: trying again, attempt {job.attempt}", now)
     touch(session, job)

@@ -73,7 +73,7 @@ class PhaseTrigger(BaseTrigger):
 
     async def _drive(self, process: DriverProcess, whose: TaskIdentity) -> Verdict:
         try:
-            job = await process.client.job_of_run(whose.dag_id, whose.run_id)
+            job = await process.client.job_of_run(whose.dag_id, whose.run_id, self._group(whose.task_id))
             self._job = job
             if self.phase == "stage_out" and job.ended and job.stage_out_ti not in ("", whose.ti_id):
                 again = await restage(process.client, process.watch, job, whose.ti_id, self._write)
@@ -88,6 +88,9 @@ class PhaseTrigger(BaseTrigger):
 
     def _write(self, line: str) -> None:
         self.log.info("%s", line)
+
+    def _group(self, task_id: str) -> str:
+        return task_id if self.phase == "job" else task_id.rpartition(".")[0]
 
     def _without_job(self, sentence: str) -> Verdict:
         """The run has no job (its document was refused): phases that come after a failure have nothing to do."""

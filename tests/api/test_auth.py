@@ -25,7 +25,8 @@ def routes() -> Iterator[tuple[str, str]]:
         assert len(found) > 5
         for prefix in prefixes:
             for method, path in found:
-                filled = path.replace("{rest:path}", "1").replace("{job_id}", "1").replace("{node}", "1")
+                filled = path.replace("{job_id}", "1").replace("{node}", "1")
+                filled = filled.replace("{workflow_id}", "1").replace("{job}", "x").replace("{instance}", "0")
                 filled = filled.replace("{key:path}", "x").replace("{path:path}", "x").replace("{name:path}", "x")
                 for name in ("dag_id", "run_id", "lease", "stream", "command"):
                     filled = filled.replace("{" + name + "}", "x")
@@ -227,6 +228,7 @@ def test_a_job_token_opens_what_is_listed_and_nothing_else(
     runner = User(http, alice.name, node_token_of(node, mine))
     opened = {
         ("POST", "/jobs"),
+        ("POST", "/workflows"),
         ("GET", "/jobs"),
         ("GET", "/jobs/{job_id}"),
         ("GET", "/kv"),
@@ -238,7 +240,7 @@ def test_a_job_token_opens_what_is_listed_and_nothing_else(
     tried = 0
     for route in public_app().routes:
         path = route.path.replace("{job_id}", str(mine))  # type: ignore[attr-defined]
-        for name in ("rest:path", "key:path", "path:path", "name:path", "name", "path"):
+        for name in ("key:path", "path:path", "name:path", "name", "path", "workflow_id", "job", "instance"):
             path = path.replace("{" + name + "}", "x")
         assert "{" not in path, path
         for method in route.methods:  # type: ignore[attr-defined]

@@ -289,13 +289,6 @@ def test_resources_are_what_sites_have_and_what_is_free(http: Any, alice: User) 
     assert small.site not in sites
 
 
-@pytest.mark.parametrize("path", ["/workflows", "/workflows/1"])
-def test_what_is_not_built_yet_says_so(alice: User, path: str) -> None:
-    answer = alice.get(path)
-    assert answer.status_code == 400
-    assert "not supported yet" in answer.json()["error"]
-
-
 def test_an_unknown_path_is_a_json_error(alice: User) -> None:
     answer = alice.get("/nonsense")
     assert answer.status_code == 404

@@ -30,6 +30,8 @@ class FakeJob:
     id: int
     dag_id: str = "prominence_job"
     run_id: str = ""
+    group_id: str = ""
+    slot: int = -1
     name: str = "calc"
     owner: str = "alice"
     version: int = 1
@@ -90,6 +92,8 @@ class FakeInternalApi(httpx.AsyncBaseTransport):
         self.refuse_runs: dict[str, str] = {}
         self.outcomes: dict[str, dict[str, Any]] = {}
         self.cancelled: list[dict[str, Any]] = []
+        self.chunks = 1
+        self.most_failures = 20
         self.counts: dict[str, int] = {"evicted": 0, "woken": 2}
         # What went on.
         self.calls: Counter[str] = Counter()
@@ -201,6 +205,9 @@ class FakeInternalApi(httpx.AsyncBaseTransport):
             ("POST", r"/jobs/(\d+)/stage_out", self._stage_out),
             ("POST", r"/watch", self._watch),
             ("POST", r"/tis/cancelled", self._tis_cancelled),
+            ("POST", r"/shares/begin", self._begin_share),
+            ("POST", r"/shares/progress", self._progress_of_shares),
+            ("POST", r"/shares/failures", self._failures_of_share),
             ("POST", r"/maintenance", self._maintenance),
         ]
         for verb, pattern, handler in routes:
@@ -215,7 +222,7 @@ class FakeInternalApi(httpx.AsyncBaseTransport):
         if run_id in self.refuse_runs:
             return httpx.Response(400, json={"error": self.refuse_runs[run_id]})
         for job in self.jobs.values():
-            if (job.dag_id, job.run_id) == (dag_id, run_id):
+            if (job.dag_id, job.run_id, job.group_id) == (dag_id, run_id, body.get("group", "")):
                 return httpx.Response(200, json={"job": job.view()})
         return httpx.Response(400, json={"error": "the run has no job"})
 
@@ -287,6 +294,42 @@ class FakeInternalApi(httpx.AsyncBaseTransport):
     def _tis_cancelled(self, body: dict[str, Any]) -> httpx.Response:
         self.cancelled.append(body)
         return httpx.Response(200, json={"acted": False})
+
+    def _begin_share(self, body: dict[str, Any]) -> httpx.Response:
+        if body["run_id"] in self.refuse_runs:
+            return httpx.Response(400, json={"error": self.refuse_runs[body["run_id"]]})
+        for job in self._in_share({**body, "chunks": self.chunks}):
+            job.claims.append("share")
+        return httpx.Response(200, json={"chunks": self.chunks})
+
+    def _in_share(self, share: dict[str, Any]) -> list[FakeJob]:
+        return [
+            job
+            for job in self.jobs.values()
+            if (job.dag_id, job.run_id, job.group_id) == (share["dag_id"], share["run_id"], share["task_id"])
+            and job.slot % share["chunks"] == share["map_index"]
+        ]
+
+    def _progress_of_shares(self, body: dict[str, Any]) -> httpx.Response:
+        return httpx.Response(200, json={"shares": [self._progress(self._in_share(s)) for s in body["shares"]]})
+
+    @staticmethod
+    def _progress(jobs: list[FakeJob]) -> dict[str, int]:
+        done = [job for job in jobs if job.phase == "done"]
+        return {
+            "total": len(jobs),
+            "done": len(done),
+            "failed": len([job for job in done if not job.node_success]),
+            "running": len([job for job in jobs if job.phase not in ("done", "queued")]),
+        }
+
+    def _failures_of_share(self, body: dict[str, Any]) -> httpx.Response:
+        bad = [job for job in self._in_share(body) if job.phase == "done" and not job.node_success]
+        told = [
+            {"id": job.id, "name": job.name, "status": job.outcome, "reason": job.reason, "exit_codes": job.exit_codes}
+            for job in bad[: self.most_failures]
+        ]
+        return httpx.Response(200, json={"jobs": told})
 
     def _maintenance(self, body: dict[str, Any]) -> httpx.Response:
         return httpx.Response(200, json=self.counts)

@@ -16,8 +16,9 @@ from airflow_prominence.api.database import transact_async
 from airflow_prominence.api.errors import ApiError
 from airflow_prominence.api.hub import hub
 from airflow_prominence.api.uploads import settle_uploads
-from airflow_prominence.store import queries, transitions
+from airflow_prominence.store import queries, shares, transitions
 from airflow_prominence.store.notify import JOB_CHANNEL
+from airflow_prominence.store.shares import Share
 from airflow_prominence.store.tables import Job
 
 router = APIRouter(tags=["driver"], dependencies=[Depends(the_driver)])
@@ -28,9 +29,37 @@ _LONGEST_WATCH_S = 55.0
 
 
 @router.post("/runs/{dag_id}/{run_id}/job", summary="The job of a run")
-async def job_of_run(dag_id: str, run_id: str) -> dict[str, Any]:
-    """Return the job a run drives; make it first if the run was started in Airflow with a document."""
-    return {"job": await transact_async(lambda session: _view(session, runs.job_of_run(session, dag_id, run_id)))}
+async def job_of_run(dag_id: str, run_id: str, request: Request) -> dict[str, Any]:
+    """Return the job that a run's group of tasks drives; make it first if the run was started in Airflow."""
+    group = str((await read_object(request)).get("group", ""))
+    return {"job": await transact_async(lambda s: _view(s, runs.job_of_run(s, dag_id, run_id, group)))}
+
+
+@router.post("/shares/begin", summary="The share of a factory's jobs that a task drives")
+async def begin_share(request: Request) -> dict[str, Any]:
+    """Let the jobs of a task's share want their places; return how many tasks share the factory's jobs."""
+    body = await read_object(request)
+    dag_id, run_id, task_id = str(body.get("dag_id")), str(body.get("run_id")), str(body.get("task_id"))
+    chunk = _number(body, "map_index")
+    share = await transact_async(lambda session: runs.begin_share(session, dag_id, run_id, task_id, chunk))
+    return {"chunks": share.chunks}
+
+
+@router.post("/shares/progress", summary="How far shares are")
+async def progress_of_shares(request: Request) -> dict[str, Any]:
+    """Return the counts of many shares at once, in the order of the question."""
+    wanted = (await read_object(request)).get("shares")
+    if not isinstance(wanted, list):
+        raise ApiError(400, "shares: must be a list")
+    asked = [_share(item) for item in wanted]
+    return {"shares": await transact_async(lambda session: shares.progress(session, asked))}
+
+
+@router.post("/shares/failures", summary="What went wrong in a share")
+async def failures_of_share(request: Request) -> dict[str, Any]:
+    """Return the first jobs of a share that did not end well."""
+    share = _share(await read_object(request))
+    return {"jobs": await transact_async(lambda session: shares.failures(session, share))}
 
 
 @router.post("/jobs/{job_id}/claim", summary="Want capacity for a job")
@@ -82,10 +111,13 @@ async def watch(request: Request) -> dict[str, Any]:
 async def cancelled(request: Request) -> dict[str, Any]:
     """End the job if its task was really ended by somebody; a trigger that merely moved changes nothing."""
     body = await read_object(request)
-    ti_id, job_id = str(body.get("ti_id", "")), int(body.get("job", 0))
-    acted = await transact_async(
-        lambda session: runs.task_cancelled(session, job_id, ti_id, int(body.get("try_number", 0)))
-    )
+    ti_id, try_number = str(body.get("ti_id", "")), _number(body, "try_number")
+    if "share" in body:
+        share = _share(body["share"])
+        acted = await transact_async(lambda session: runs.share_cancelled(session, share, ti_id, try_number))
+    else:
+        job_id = _number(body, "job")
+        acted = await transact_async(lambda session: runs.task_cancelled(session, job_id, ti_id, try_number))
     return {"acted": acted}
 
 
@@ -101,6 +133,23 @@ async def maintenance() -> dict[str, int]:
     done = await transact_async(housekeeper.maintain)
     settled = await run_in_threadpool(settle_uploads)
     return {**done, "settled_uploads": settled, **await run_in_threadpool(retention.sweep)}
+
+
+def _number(body: dict[str, Any], key: str) -> int:
+    value = body.get(key, 0)
+    if not isinstance(value, int):
+        raise ApiError(400, f"{key}: must be an integer")
+    return value
+
+
+def _share(item: Any) -> Share:
+    if not isinstance(item, dict):
+        raise ApiError(400, "shares: must be objects")
+    chunks = _number(item, "chunks")
+    if chunks < 1:
+        raise ApiError(400, "chunks: must be at least 1")
+    where = (str(item.get("dag_id")), str(item.get("run_id")), str(item.get("task_id")))
+    return Share(*where, chunk=_number(item, "map_index"), chunks=chunks)
 
 
 def _view(session: Session, job: Job | None) -> dict[str, Any]:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 
 from airflow_prominence.api import staging, submission
 from airflow_prominence.api.auth import Caller, CallerDep
 from airflow_prominence.api.body import read_json
-from airflow_prominence.api.database import transact
+from airflow_prominence.api.database import read, transact
 from airflow_prominence.api.errors import ApiError
+from airflow_prominence.api.output import stream
+from airflow_prominence.api.parameters import constraints_of, count, flag, number_of, numbers, status_of, without_nul
 from airflow_prominence.api.settings import settings
 from airflow_prominence.api.uploads import kept_uploads
-from airflow_prominence.store import letters, queries, transitions
+from airflow_prominence.store import queries, transitions
 from airflow_prominence.store.phases import DONE
 from airflow_prominence.store.submission import secrets_of
 from airflow_prominence.store.tables import Job
@@ -28,8 +29,6 @@ NO_JOB = "Job does not exist"
 NO_JOBS = "No such job(s)"
 NOT_IN_QUEUE = "Job is no longer in the queue"
 
-_STATUSES = {"running": "running", "idle": "pending", "pending": "pending"}
-_PIECE = 1024 * 1024
 
 Text = Annotated[str | None, Query()]
 
@@ -54,26 +53,34 @@ def list_jobs(
     name: Text = None,
     detail: Text = None,
     ids: Annotated[str | None, Query(alias="id")] = None,
+    workflow: Text = None,
     constraint: Annotated[list[str] | None, Query()] = None,
 ) -> Response:
-    """Return active jobs and finished ones still in the queue, or the last ``num`` finished ones, or ``all``."""
-    constraints = _constraints(constraint or [])
+    """Return active jobs and finished ones still in the queue, or the last ``num`` finished ones, or ``all``.
+
+    With ``workflow`` the ``id`` is that of a workflow, whose jobs are listed.
+    """
+    of_workflow = flag(workflow)
+    if of_workflow and not ids:
+        raise ApiError(400, "id: must be the id of a workflow")
+    constraints = constraints_of(constraint or [])
     want = queries.JobFilter(
         owner=caller.name,
-        completed=_flag(completed),
+        completed=flag(completed),
         everything=every is not None,
-        num=_count(num),
-        status=_status(status),
-        name=None if name is None else _without_nul(name, "name"),
+        num=-1 if of_workflow else count(num),
+        status=status_of(status),
+        name=None if name is None else without_nul(name, "name"),
         constraints=constraints or {},
-        ids=None if ids is None else _ids(ids),
+        ids=None if ids is None or of_workflow else numbers(ids),
+        workflows=numbers(ids) if of_workflow and ids is not None else None,
         only_job=caller.only_job,
     )
     if constraints is None:
         return JSONResponse([])
     if detail is not None:
-        return JSONResponse(transact(lambda session: [_described(session, job) for job in queries.jobs(session, want)]))
-    return Response(transact(lambda session: queries.summaries(session, want)), media_type="application/json")
+        return JSONResponse(read(lambda session: [_described(session, job) for job in queries.jobs(session, want)]))
+    return Response(read(lambda session: queries.summaries(session, want)), media_type="application/json")
 
 
 @router.delete("/jobs", summary="Delete several jobs")
@@ -81,7 +88,7 @@ def delete_jobs(caller: CallerDep, ids: Annotated[str | None, Query(alias="id")]
     """End the given jobs; it is enough if one of them was still active."""
     if not ids:
         raise ApiError(400, "a job id or list of job ids must be provided")
-    return _delete(caller, _ids(ids))
+    return _delete(caller, numbers(ids))
 
 
 @router.get("/jobs/{job_id}", summary="Describe a job")
@@ -97,17 +104,18 @@ def describe_job(job_id: str, caller: CallerDep) -> JSONResponse:
             view.setdefault("execution", {}).setdefault("retention", {})["uploads"] = ends
         return [view]
 
-    return JSONResponse(transact(work))
+    return JSONResponse(read(work))
 
 
 def _described(session: Session, job: Job) -> dict[str, Any]:
-    return staging.with_urls(queries.describe(session, job, settings().kept), job)
+    source = queries.source_of(session, job) or job
+    return staging.with_urls(queries.describe(session, job, settings().kept), source)
 
 
 @router.delete("/jobs/{job_id}", summary="Delete a job")
 def delete_job(job_id: str, caller: CallerDep) -> JSONResponse:
     """End a job: its containers are killed, its status becomes ``deleted``."""
-    return _delete(caller, _ids(job_id))
+    return _delete(caller, numbers(job_id))
 
 
 @router.put("/jobs/{job_id}", include_in_schema=False)
@@ -122,13 +130,14 @@ def clone_job(job_id: str, caller: CallerDep) -> JSONResponse:
     """Submit the document of a job again, whatever became of it, its secrets included; the answer is the new id."""
     caller.require_act()
 
-    def original(session: Session) -> dict[str, Any]:
+    def original(session: Session) -> tuple[dict[str, Any], dict[str, Any] | None]:
         job = find_own(session, job_id, caller)
         if job is None:
             raise ApiError(400, NO_JOB)
-        return submission.secrets_restored(job.document, secrets_of(session, job.id))
+        return submission.secrets_restored(job.document, secrets_of(session, job)), job.parameters
 
-    return JSONResponse({"id": submission.submit(transact(original), caller, None)}, status_code=201)
+    document, parameters = transact(original)
+    return JSONResponse({"id": submission.submit(document, caller, None, parameters)}, status_code=201)
 
 
 @router.put("/jobs/{job_id}/remove", summary="Remove a job from the queue")
@@ -159,35 +168,14 @@ def read_stderr(job_id: str, caller: CallerDep, node: Text = None, offset: Text 
     return _output(job_id, caller, "stderr", node, offset)
 
 
-def _output(job_id: str, caller: Caller, stream: str, node: str | None, offset: str | None) -> Response:
-    node_num, start = _natural(node, "node"), _natural(offset, "offset")
-
-    def locate(session: Session) -> tuple[int, int]:
+def _output(job_id: str, caller: Caller, which: str, node: str | None, offset: str | None) -> Response:
+    def find(session: Session) -> Job:
         job = find_own(session, job_id, caller)
         if job is None:
             raise ApiError(400, NO_JOB)
-        if node_num >= job.nodes:
-            raise ApiError(400, f"{stream} does not exist")
-        if job.stdout_gone_at is not None:
-            raise ApiError(400, f"{stream} was removed on {letters.day(job.stdout_gone_at)}, as it is not kept longer")
-        return job.id, queries.shown_attempt(session, job)
+        return job
 
-    number, attempt = transact(locate)
-
-    def piece_from(position: int) -> Callable[[Session], bytes]:
-        return lambda s: queries.read_output(s, number, attempt, node_num, stream, position, _PIECE)
-
-    # Before the status is sent: a database that does not answer is an error the client can read.
-    first = transact(piece_from(start))
-
-    def pieces() -> Iterator[bytes]:
-        position, piece = start, first
-        while piece:
-            yield piece
-            position += len(piece)
-            piece = transact(piece_from(position))
-
-    return StreamingResponse(pieces(), media_type="text/plain; charset=utf-8")
+    return stream(find, which, node, offset)
 
 
 def _delete(caller: Caller, ids: list[int]) -> JSONResponse:
@@ -203,65 +191,7 @@ def _delete(caller: Caller, ids: list[int]) -> JSONResponse:
 
 def find_own(session: Session, job_id: str, caller: Caller) -> Job | None:
     """Return the job if it is the caller's; whose else it may be makes no difference."""
-    number = _id(job_id)
+    number = number_of(job_id)
     if number is None or caller.only_job not in (None, number):
         return None
     return queries.find_job(session, number, caller.name)
-
-
-def _id(text: str) -> int | None:
-    text = text.strip()
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
-
-
-def _ids(text: str) -> list[int]:
-    found = [_id(part) for part in text.split(",") if part.strip()]
-    return [number for number in found if number is not None]
-
-
-def _flag(text: str | None) -> bool:
-    return text is not None and text.lower() not in ("false", "0", "no")
-
-
-def _count(text: str | None) -> int:
-    if text is None:
-        return 1
-    try:
-        return max(-1, min(int(text), 2**31 - 1))
-    except ValueError:
-        raise ApiError(400, "num: must be a number, -1 for all") from None
-
-
-def _natural(text: str | None, what: str) -> int:
-    if text is None:
-        return 0
-    if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        raise ApiError(400, f"{what}: must be a number, 0 or more")
-    return int(text)
-
-
-def _status(text: str | None) -> str | None:
-    if text is None:
-        return None
-    if text not in _STATUSES:
-        raise ApiError(400, "invalid status specified")
-    return _STATUSES[text]
-
-
-def _without_nul(text: str, what: str) -> str:
-    """No name nor label holds one, and PostgreSQL cannot even be asked."""
-    if "\0" in text:
-        raise ApiError(400, f"{what}: cannot hold a NUL character")
-    return text
-
-
-def _constraints(texts: list[str]) -> dict[str, str] | None:
-    """Return the label values wanted, ``None`` if one label would have to have two."""
-    wanted: dict[str, str] = {}
-    possible = True
-    for text in texts:
-        key, equals, value = _without_nul(text, "constraint").partition("=")
-        if not equals or not key or "=" in value:
-            raise ApiError(400, "Invalid constraint")
-        possible &= wanted.setdefault(key.lower(), value) == value
-    return wanted if possible else None

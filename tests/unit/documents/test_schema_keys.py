@@ -159,6 +159,7 @@ WORKFLOW_CASES = {
     "factory": Case(FLOW, "factory", OLD_SWEEP["factory"], []),
     "policies": Case(FLOW, "policies", {"maximumRetries": 1}, {"priority": 1}),
     "notifications": Case(FLOW, "notifications", [{"event": "workflowFinished", "type": "email"}], "email"),
+    "form": Case(FLOW, "form", "phases", "array"),
     "workflowPolicies.maximumRetries": Case(FLOW, "policies.maximumRetries", 10, 11),
     "workflowPolicies.maximumReruns": Case(FLOW, "policies.maximumReruns", 10, 11),
     "workflowPolicies.leaveInQueue": Case(FLOW, "policies.leaveInQueue", True, 0),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from airflow_prominence.documents import parse_job, unsupported
+from airflow_prominence.documents import parse_job, parse_workflow, unsupported, unsupported_workflow
 
 JOB: dict[str, Any] = {"resources": {"cpus": 1, "memory": 1}, "tasks": [{"image": "busybox", "cmd": "date"}]}
 
@@ -106,3 +106,19 @@ def test_not_yet(document: dict[str, Any], sentence: str) -> None:
 )
 def test_what_runs(document: dict[str, Any]) -> None:
     assert unsupported(parse_job(document)) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"policies": {"placement": {"requirements": {"sites": ["A"]}}}}, "policies.placement: is not supported yet"),
+        ({"policies": {"maximumReruns": 1}}, "policies.maximumReruns: is not supported yet"),
+        (
+            {"jobs": [job(name="a"), resources(nodes=2) | {"name": "b"}]},
+            "jobs[1].resources.nodes: more than one node is not supported yet",
+        ),
+        ({"policies": {"maximumRetries": 2, "leaveInQueue": True}, "form": "compact"}, None),
+    ],
+)
+def test_not_yet_in_workflows(changes: dict[str, Any], sentence: str | None) -> None:
+    assert unsupported_workflow(parse_workflow({"jobs": [job(name="a")], **changes})) == sentence

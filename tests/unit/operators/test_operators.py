@@ -6,6 +6,7 @@ from airflow.sdk.exceptions import TaskDeferred
 
 from airflow_prominence import operators
 from airflow_prominence.operators.base import TriggerOnlyOperator
+from airflow_prominence.triggers.array import ArrayTrigger
 from airflow_prominence.triggers.phase import PhaseTrigger
 
 _PHASES = {
@@ -37,8 +38,17 @@ def test_where_a_process_runs_it_it_defers(operator: type[TriggerOnlyOperator], 
     assert callable(getattr(operator, deferred.value.method_name))
 
 
+def test_a_mapped_array_is_handed_to_its_trigger_with_no_argument() -> None:
+    assert operators.JobArrayOperator.start_from_trigger
+    assert operators.JobArrayOperator.start_trigger_args.trigger_kwargs == {}
+    with pytest.raises(TaskDeferred) as deferred:
+        operators.JobArrayOperator(task_id="t", chunk=3).execute({})
+    assert isinstance(deferred.value.trigger, ArrayTrigger)
+
+
 def test_the_public_surface() -> None:
     assert sorted(operators.__all__) == [
+        "JobArrayOperator",
         "JobOperator",
         "MaintenanceOperator",
         "OutcomeOperator",

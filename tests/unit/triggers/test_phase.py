@@ -13,6 +13,7 @@ from airflow.triggers.base import TaskFailedEvent, TaskSkippedEvent, TaskSuccess
 from airflow_prominence import tokens
 from airflow_prominence.driver import InternalClient, JobWatch
 from airflow_prominence.driver.process import DriverProcess
+from airflow_prominence.driver.sharewatch import ShareWatch
 from airflow_prominence.triggers import maintenance, phase
 from airflow_prominence.triggers.maintenance import MaintenanceTrigger
 from airflow_prominence.triggers.phase import PhaseTrigger
@@ -42,7 +43,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> FakeInternalApi:
                 transport=fake,
                 first_pause_s=0.02,
             )
-            made.append(DriverProcess("h", client, JobWatch(client, "h", poll_s=5)))
+            made.append(DriverProcess("h", client, JobWatch(client, "h", poll_s=5), ShareWatch(client)))
         return made[0]
 
     monkeypatch.setattr(phase, "this_process", process)
