@@ -13,7 +13,8 @@ from airflow_prominence.api import workflows as making
 from airflow_prominence.api.errors import ApiError
 from airflow_prominence.api.submission import Owner
 from airflow_prominence.dags import submit as dags
-from airflow_prominence.store import workflows
+from airflow_prominence.dags.names import WORKFLOW_DAG_ID
+from airflow_prominence.store import workflows, workflowviews
 from airflow_prominence.store.submission import workflow_secrets
 from airflow_prominence.store.tables import Workflow
 
@@ -38,6 +39,36 @@ def workflow_of_run(session: Session, dag_id: str, run_id: str, run: RunFacts) -
     except documents.DocumentError as refused:
         raise ApiError(400, str(refused)) from None
     return making.adopt(session, prepared, made_of, dag_id, run_id)
+
+
+def launched_by(session: Session, dag_id: str, run_id: str) -> dict[str, Any]:
+    """Return, as the driver sees it, the workflow that a run of the shared DAG has made of its document.
+
+    The owner is who pressed the button. Asked again, the workflow is the same.
+    """
+    _compat.lock_for_writing_dag(session, f"{dag_id} {run_id}")
+    workflow = workflows.launched_by(session, run_id)
+    if workflow is None:
+        run = dags.run_facts(session, dag_id, run_id)
+        if run is None or dag_id != WORKFLOW_DAG_ID:
+            raise ApiError(400, f"There is no run {run_id} of DAG {WORKFLOW_DAG_ID}")
+        document = run.conf.get("workflow")
+        if document is None:
+            raise ApiError(400, "workflow: is missing; give the workflow's document in the trigger form")
+        try:
+            workflow = making.launch(session, document, _owner(run, ""), run_id)
+        except documents.DocumentError as refused:
+            raise ApiError(400, f"workflow.{refused}" if refused.path else f"workflow: {refused}") from None
+    view = workflowviews.describe(session, workflow)
+    return {
+        "id": workflow.id,
+        "status": view["status"],
+        "reason": workflow.reason,
+        "ended": workflow.ended_at is not None,
+        "progress": view["progress"],
+        "dag_id": workflow.dag_id,
+        "run_id": workflow.run_id,
+    }
 
 
 def _clone(session: Session, of: Workflow, run: RunFacts) -> tuple[Owner, dict[str, Any]]:

@@ -13,7 +13,7 @@ from airflow_prominence._compat import RunFacts
 from airflow_prominence.api import adoption, submission
 from airflow_prominence.api.errors import ApiError
 from airflow_prominence.dags import submit as dags
-from airflow_prominence.dags.names import PHASE_TASKS, STAGE_OUT
+from airflow_prominence.dags.names import PHASE_TASKS, STAGE_OUT, WORKFLOW_DAG_ID
 from airflow_prominence.store import queries, restaging, shares, transitions, workflows
 from airflow_prominence.store.housekeeping import jobs_of_run, unfinished_runs
 from airflow_prominence.store.phases import COMPLETED, DONE, QUEUED
@@ -144,6 +144,17 @@ def task_cancelled(session: Session, job_id: int, ti_id: str, try_number: int) -
         return False
     restaging.leave(session, job_id, ti_id)
     return transitions.delete(session, job_id, None, ENDED_IN_AIRFLOW)
+
+
+def workflow_cancelled(session: Session, workflow_id: int, ti_id: str, try_number: int) -> bool:
+    """The same for the task that made a workflow of a document: the workflow is deleted."""
+    task = dags.find_task_instance(session, ti_id)
+    workflow = session.get(Workflow, workflow_id)
+    if task is None or workflow is None or task.try_number != try_number or task.state != "failed":
+        return False
+    if task.dag_id != WORKFLOW_DAG_ID or task.run_id != workflow.launcher:
+        return False
+    return workflows.delete_workflow(session, workflow_id, None)
 
 
 def share_cancelled(session: Session, share: shares.Share, ti_id: str, try_number: int) -> bool:

@@ -80,6 +80,12 @@ def submit(value: object, caller: Caller, key: str | None) -> int:
     return once(value, caller, key, lambda session: _make(session, prepared, {}).id)
 
 
+def launch(session: Session, value: object, owner: Owner, launcher: str) -> Workflow:
+    """Make the workflow of a document that somebody has put into the trigger form of the shared DAG."""
+    prepared = prepare(value, owner)
+    return _make(session, replace(prepared, new=replace(prepared.new, launcher=launcher)), {})
+
+
 def rerun(session: Session, old: Workflow, caller: Caller) -> int:
     """Make a workflow of what has failed or never run of another one; return its id.
 

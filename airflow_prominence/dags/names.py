@@ -6,7 +6,8 @@ import re
 
 JOB_DAG_ID = "prominence_job"
 MAINTENANCE_DAG_ID = "prominence_maintenance"
-SHIPPED_DAGS = (JOB_DAG_ID, MAINTENANCE_DAG_ID)
+WORKFLOW_DAG_ID = "prominence_workflow"
+SHIPPED_DAGS = (JOB_DAG_ID, WORKFLOW_DAG_ID, MAINTENANCE_DAG_ID)
 
 #: The bundle of the DAGs that the API writes itself; no DAG processor may ever parse it (``mechanics.md`` 0.6).
 API_BUNDLE = "prominence"
@@ -18,11 +19,10 @@ RUN = "run"
 STAGE_OUT = "stage_out"
 RELEASE = "release"
 OUTCOME = "outcome"
+WORKFLOW = "workflow"
 
 # The tasks whose ends say how a job went; `release` and `outcome` only follow.
 PHASE_TASKS = (PROVISION, STAGE_IN, RUN, STAGE_OUT)
-
-WORKFLOW_DAG_ID = "prominence_workflow"
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 _LONGEST_NAME = 100

@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import json
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
 # Airflow checks the schema itself again with every check of a value, in the triggerer for every single trigger: 35 ms
 # for the whole document by the draft in which it is written, 1 ms by this one, which reads our keywords just the same.
 _DRAFT = "http://json-schema.org/draft-07/schema#"
 
 
-def job_param_schema() -> dict[str, Any]:
-    """Return the job's JSON Schema for the Param ``job``: everything in one, null allowed.
+def param_schema(kind: Literal["job", "workflow"]) -> dict[str, Any]:
+    """Return the JSON Schema of a document for the Param of its name: everything in one, null allowed.
 
     A run's conf is stored in clear, so what carries a secret in a document (storage accounts, registry passwords) has
     no place in the form.
     """
-    text = (resources.files("airflow_prominence") / "documents" / "job.schema.json").read_text(encoding="utf-8")
+    text = (resources.files("airflow_prominence") / "documents" / f"{kind}.schema.json").read_text(encoding="utf-8")
     schema: dict[str, Any] = _without_own_keywords(json.loads(text))
     definitions = schema["$defs"]
-    del schema["properties"]["storage"], definitions["storage"]
+    of_job = schema if kind == "job" else definitions["job"]
+    del of_job["properties"]["storage"], definitions["storage"]
     del definitions["task"]["properties"]["imagePullCredential"], definitions["credential"]
     del schema["$defs"], schema["$schema"]
     nullable = ["null", "object"]
-    definitions["job"] = schema | {"type": nullable}
+    definitions["document"] = schema | {"type": nullable}
     return {
         "$schema": _DRAFT,
         # In this draft what stands beside a reference is not looked at: the type here only tells the form its field.
-        "$ref": "#/$defs/job",
+        "$ref": "#/$defs/document",
         "type": nullable,
         "title": schema["title"],
         "description": schema["description"],

@@ -11,7 +11,7 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Param, TriggerRule
 
 from airflow_prominence.dags import names
-from airflow_prominence.dags.params import job_param_schema
+from airflow_prominence.dags.params import param_schema
 from airflow_prominence.operators.maintenance import MaintenanceOperator
 from airflow_prominence.operators.phases import (
     OutcomeOperator,
@@ -21,6 +21,7 @@ from airflow_prominence.operators.phases import (
     StageInOperator,
     StageOutOperator,
 )
+from airflow_prominence.operators.workflow import WorkflowOperator
 
 # Not a limit: how many jobs run is decided by the sites' capacity, not by the scheduler.
 UNLIMITED = 1_000_000
@@ -48,6 +49,22 @@ document into the field `job` and send it; it runs for the user who pressed the 
 _JOB_PARAM_DOC = (
     'Paste the document of the job here, for example {"name": "hello", "resources": {"cpus": 1, "memory": 1, '
     '"disk": 10}, "tasks": [{"image": "busybox", "runtime": "singularity", "cmd": "echo hello"}]}'
+)
+
+_WORKFLOW_DOC = """\
+### A PROMINENCE workflow of any document
+
+To start a workflow here, press *Trigger*, paste its document into the field `workflow` and send it; it runs for the
+user who pressed the button. It gets a DAG of its own, whose graph shows its jobs: the log of the task `workflow` says
+which. That task ends as the workflow does; marking it, or its run, as failed deletes the workflow. Passwords don't
+belong here.
+"""
+
+# In one line: the form keeps no line breaks.
+_WORKFLOW_PARAM_DOC = (
+    'The document of the workflow, for example {"name": "two-steps", "jobs": [{"name": "first", "resources": {"cpus": '
+    '1, "memory": 1}, "tasks": [{"image": "busybox", "cmd": "echo 1"}]}, {"name": "second", "resources": {"cpus": 1, '
+    '"memory": 1}, "tasks": [{"image": "busybox", "cmd": "echo 2"}]}], "dependencies": {"first": ["second"]}}'
 )
 
 _MAINTENANCE_DOC = """\
@@ -93,7 +110,7 @@ def prominence_job_dag() -> DAG:
 
 
 def _job_params() -> dict[str, Param]:
-    schema = job_param_schema()
+    schema = param_schema("job")
     # A Param has one description; in its schema too, Airflow could not read it back.
     del schema["description"]
     return {
@@ -104,6 +121,28 @@ def _job_params() -> dict[str, Param]:
             schema={"type": ["null", "integer"], "title": "Job id", "section": "Set by the REST interface"},
         ),
     }
+
+
+def prominence_workflow_dag() -> DAG:
+    """Build the shipped DAG each of whose runs makes a workflow of the document it was started with."""
+    with DAG(
+        dag_id=names.WORKFLOW_DAG_ID,
+        description="Makes a PROMINENCE workflow of a document.",
+        doc_md=_WORKFLOW_DOC,
+        schedule=None,
+        catchup=False,
+        max_active_runs=UNLIMITED,
+        max_active_tasks=UNLIMITED,
+        is_paused_upon_creation=False,
+        tags=_TAGS,
+        default_args={"retries": 0},
+    ) as dag:
+        WorkflowOperator(task_id=names.WORKFLOW)
+    schema = param_schema("workflow")
+    del schema["description"]
+    params = {"workflow": Param(None, description=_WORKFLOW_PARAM_DOC, schema=schema)}
+    dag.params = params  # type: ignore[assignment]  # attrs converts it
+    return dag
 
 
 def prominence_maintenance_dag() -> DAG:

@@ -22,6 +22,7 @@ from airflow_prominence.dags.names import (
     RUN,
     SHIPPED_DAGS,
     STAGE_OUT,
+    WORKFLOW_DAG_ID,
     in_group,
     run_id_for,
 )
@@ -103,7 +104,11 @@ def _write_shipped_dag(session: Session, dag_id: str) -> None:
     # Only here: building a DAG needs the Task SDK, which a submission ordinarily doesn't.
     from airflow_prominence.dags import shared
 
-    builders = {JOB_DAG_ID: shared.prominence_job_dag, MAINTENANCE_DAG_ID: shared.prominence_maintenance_dag}
+    builders = {
+        JOB_DAG_ID: shared.prominence_job_dag,
+        WORKFLOW_DAG_ID: shared.prominence_workflow_dag,
+        MAINTENANCE_DAG_ID: shared.prominence_maintenance_dag,
+    }
     _compat.lock_for_writing_dag(session, dag_id)
     dag = builders[dag_id]()
     dag.fileloc = str(Path(shared.__file__))

@@ -19,6 +19,7 @@ import httpx
 
 from airflow_prominence.driver.jobview import JobView
 from airflow_prominence.driver.share import FailedJob, Share, ShareProgress
+from airflow_prominence.driver.workflowview import WorkflowView
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +96,20 @@ class InternalClient:
         """Return the job that a run, or a group of its tasks, drives; it is made now if somebody started that run."""
         path = f"/runs/{_segment(dag_id)}/{_segment(run_id)}/job"
         return await self._call("POST", path, {"group": group}, read=_job)
+
+    async def workflow_of_run(self, dag_id: str, run_id: str) -> WorkflowView:
+        """Return the workflow that a run has made of the document it was started with; it is made now if need be."""
+        path = f"/runs/{_segment(dag_id)}/{_segment(run_id)}/workflow"
+
+        def read(answer: Mapping[str, Any]) -> WorkflowView:
+            return WorkflowView.from_json(answer["workflow"])
+
+        return await self._call("POST", path, {}, read=read, answer_within_s=120)
+
+    async def workflow_cancelled(self, workflow_id: int, ti_id: str, try_number: int) -> bool:
+        """Tell that a workflow's trigger was cancelled; returns whether the API deleted the workflow for it."""
+        body = {"workflow": workflow_id, "ti_id": ti_id, "try_number": try_number}
+        return await self._call("POST", "/tis/cancelled", body, read=lambda answer: bool(answer["acted"]))
 
     async def begin_share(self, dag_id: str, run_id: str, task_id: str, map_index: int) -> Share:
         """Let the jobs of a mapped task's share want their places; returns the share."""

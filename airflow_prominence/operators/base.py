@@ -11,6 +11,7 @@ from airflow.triggers.base import StartTriggerArgs
 
 PHASE_TRIGGER = "airflow_prominence.triggers.phase.PhaseTrigger"
 ARRAY_TRIGGER = "airflow_prominence.triggers.array.ArrayTrigger"
+WORKFLOW_TRIGGER = "airflow_prominence.triggers.workflow.WorkflowTrigger"
 MAINTENANCE_TRIGGER = "airflow_prominence.triggers.maintenance.MaintenanceTrigger"
 
 

@@ -154,6 +154,9 @@ class Workflow(Base):
     #: The workflow of which this one runs what had failed or never run.
     rerun_of: Mapped[int | None] = mapped_column(BigInteger)
 
+    #: The run of the shared DAG that has made it, if one has.
+    launcher: Mapped[str | None] = mapped_column(String(250), unique=True)
+
     #: ``None`` while it is active.
     status: Mapped[str | None] = mapped_column(String(16))
     reason: Mapped[str] = mapped_column(Text)

@@ -51,6 +51,8 @@ class NewWorkflow:
     #: Keys of the uploads that its jobs need.
     uploads: tuple[str, ...] = ()
     rerun_of: int | None = None
+    #: The run of the shared DAG that makes it.
+    launcher: str | None = None
 
 
 def insert_workflow(session: Session, workflow_id: int, new: NewWorkflow, dag_id: str, run_id: str) -> Workflow:
@@ -65,6 +67,7 @@ def insert_workflow(session: Session, workflow_id: int, new: NewWorkflow, dag_id
         name=document.get("name", ""),
         document=document,
         rerun_of=new.rerun_of,
+        launcher=new.launcher,
         status=None,
         reason="",
         in_queue=new.in_queue,
@@ -149,6 +152,11 @@ def workflow_of_run(session: Session, dag_id: str, run_id: str) -> Workflow | No
     """Return the workflow that a run of Airflow drives."""
     query = select(Workflow).where(Workflow.dag_id == dag_id, Workflow.run_id == run_id)
     return session.scalars(query).one_or_none()
+
+
+def launched_by(session: Session, run_id: str) -> Workflow | None:
+    """Return the workflow that a run of the shared DAG has made."""
+    return session.scalars(select(Workflow).where(Workflow.launcher == run_id)).one_or_none()
 
 
 def first_of_dag(session: Session, dag_id: str) -> Workflow | None:

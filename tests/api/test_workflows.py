@@ -494,3 +494,63 @@ def test_a_run_of_its_dag_is_a_clone_of_who_pressed(
     )
     bob.delete(f"/workflows/{clone['id']}")
     assert driver.post(f"/runs/{made.dag_id}/nonsense/job", {"group": "a"}).status_code == 400
+
+
+def launched(run_id: str, user: User, document: Any) -> None:
+    """A run of the shared DAG, as the UI's form makes one."""
+    from airflow_prominence.api.database import transact
+    from airflow_prominence.dags.submit import submit_run
+
+    conf = {"workflow": document}
+    transact(lambda s: submit_run(s, dag_id="prominence_workflow", run_id=run_id, conf=conf, owner=user.name))
+
+
+def test_a_document_in_the_form_becomes_a_workflow_of_who_pressed(
+    alice: User, driver: Driver, node: PretendNode, database: sa.Engine
+) -> None:
+    run_id = f"manual__{uuid.uuid4().hex}"
+    launched(run_id, alice, {"name": "typed", "jobs": [job("a")]})
+    path = f"/runs/prominence_workflow/{run_id}/workflow"
+    first = driver.post(path).json()["workflow"]
+    assert driver.post(path).json()["workflow"] == first
+    assert (first["dag_id"], first["ended"]) == (f"workflow-{first['id']}.typed", False)
+    [found] = alice.get("/workflows").json()
+    assert found["id"] == first["id"]
+    one(node).run()
+    soon(lambda: driver.post(path).json()["workflow"]["ended"])
+    assert driver.post(path).json()["workflow"]["status"] == "completed"
+    # Its task ended by hand while the workflow is active would delete it; one that is over stays as it is.
+    with database.connect() as connection:
+        query = sa.text("SELECT id FROM task_instance WHERE run_id = :run")
+        ti = str(connection.execute(query, {"run": run_id}).scalar_one())
+    body = {"workflow": first["id"], "ti_id": ti, "try_number": 0}
+    assert driver.post("/tis/cancelled", body).json() == {"acted": False}
+
+
+def test_ending_the_task_of_the_form_deletes_its_workflow(alice: User, driver: Driver, database: sa.Engine) -> None:
+    run_id = f"manual__{uuid.uuid4().hex}"
+    launched(run_id, alice, {"jobs": [job("a", resources={"cpus": 1000, "memory": 1, "disk": 1})]})
+    made = driver.post(f"/runs/prominence_workflow/{run_id}/workflow").json()["workflow"]
+    ti = uuid.uuid4()
+    with database.begin() as connection:
+        change = sa.text("UPDATE task_instance SET id = :ti, state = 'failed', try_number = 1 WHERE run_id = :run")
+        connection.execute(change, {"ti": ti, "run": run_id})
+    body = {"workflow": made["id"], "ti_id": str(ti), "try_number": 1}
+    assert driver.post("/tis/cancelled", body).json() == {"acted": True}
+    assert alice.get(f"/workflows/{made['id']}").json()[0]["status"] == "deleted"
+
+
+@pytest.mark.parametrize(
+    ("document", "sentence"),
+    [
+        (None, "workflow: is missing; give the workflow's document in the trigger form"),
+        ({"jobs": [{}]}, "workflow.jobs[0].resources: is missing"),
+        ([], "workflow: the workflow must be an object, not a list"),
+    ],
+)
+def test_a_bad_document_in_the_form_is_a_sentence(alice: User, driver: Driver, document: Any, sentence: str) -> None:
+    run_id = f"manual__{uuid.uuid4().hex}"
+    launched(run_id, alice, document)
+    answer = driver.post(f"/runs/prominence_workflow/{run_id}/workflow")
+    assert (answer.status_code, answer.json()) == (400, {"error": sentence})
+    assert alice.get("/workflows?all=true").json() == []

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from airflow_prominence.api import housekeeper, retention, runs
+from airflow_prominence.api import adoption, housekeeper, retention, runs
 from airflow_prominence.api.auth import the_driver
 from airflow_prominence.api.body import read_object
 from airflow_prominence.api.database import transact_async
@@ -33,6 +33,12 @@ async def job_of_run(dag_id: str, run_id: str, request: Request) -> dict[str, An
     """Return the job that a run's group of tasks drives; make it first if the run was started in Airflow."""
     group = str((await read_object(request)).get("group", ""))
     return {"job": await transact_async(lambda s: _view(s, runs.job_of_run(s, dag_id, run_id, group)))}
+
+
+@router.post("/runs/{dag_id}/{run_id}/workflow", summary="The workflow made by a run")
+async def workflow_of_run(dag_id: str, run_id: str) -> dict[str, Any]:
+    """Return the workflow that a run of the shared DAG has made of its document; make it first, once."""
+    return {"workflow": await transact_async(lambda session: adoption.launched_by(session, dag_id, run_id))}
 
 
 @router.post("/shares/begin", summary="The share of a factory's jobs that a task drives")
@@ -115,6 +121,9 @@ async def cancelled(request: Request) -> dict[str, Any]:
     if "share" in body:
         share = _share(body["share"])
         acted = await transact_async(lambda session: runs.share_cancelled(session, share, ti_id, try_number))
+    elif "workflow" in body:
+        workflow_id = _number(body, "workflow")
+        acted = await transact_async(lambda session: runs.workflow_cancelled(session, workflow_id, ti_id, try_number))
     else:
         job_id = _number(body, "job")
         acted = await transact_async(lambda session: runs.task_cancelled(session, job_id, ti_id, try_number))

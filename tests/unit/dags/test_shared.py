@@ -12,7 +12,7 @@ from airflow.serialization.serialized_objects import DagSerialization
 from jsonschema import Draft7Validator
 
 from airflow_prominence.dags.names import SHIPPED_DAGS
-from airflow_prominence.dags.params import job_param_schema
+from airflow_prominence.dags.params import param_schema
 from airflow_prominence.dags.shared import prominence_job_dag, prominence_maintenance_dag
 
 ROOT = Path(__file__).parents[3]
@@ -86,7 +86,7 @@ def test_the_params_stand_in_the_dag_alone() -> None:
 
 def test_the_form_takes_a_job_or_nothing(job: Any) -> None:
     assert {name: job.params[name] for name in ("job", "job_id")} == {"job": None, "job_id": None}
-    schema = job_param_schema()
+    schema = param_schema("job")
     form = Draft7Validator(schema)
     for definition in schema["$defs"].values():
         Draft7Validator.check_schema(definition)
@@ -142,16 +142,16 @@ def _good_job_documents() -> dict[str, dict[str, Any]]:
 def test_the_form_refuses_no_good_document(name: str) -> None:
     """The API has the last word on a document; the form must not refuse what the API takes."""
     document = _good_job_documents()[name]
-    assert [error.message for error in Draft7Validator(job_param_schema()).iter_errors(document)] == []
+    assert [error.message for error in Draft7Validator(param_schema("job")).iter_errors(document)] == []
 
 
 def test_the_form_has_no_place_for_secrets() -> None:
-    text = json.dumps(job_param_schema()).lower()
+    text = json.dumps(param_schema("job")).lower()
     for word in ("password", "never shown again", "imagepullcredential"):
         assert word not in text
     task = {"image": "x", "imagePullCredential": {"username": "u", "token": "t"}}
     document = {"resources": {"cpus": 1, "memory": 1, "disk": 1, "nodes": 1}, "tasks": [task]}
-    assert not Draft7Validator(job_param_schema()).is_valid(document)
+    assert not Draft7Validator(param_schema("job")).is_valid(document)
 
 
 def test_the_maintenance_dag() -> None:
