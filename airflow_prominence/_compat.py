@@ -247,12 +247,16 @@ def get_dag_run(session: Session, dag_id: str, run_id: str) -> DagRun | None:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """A run as the API needs it: its state, its conf, and who started it (None: no person did)."""
+    """A run as the API needs it: its state, its conf, and who started it (None: no person did).
+
+    ``date`` is its logical date, or when it was to run if it has none.
+    """
 
     state: str
     conf: dict[str, Any]
     user: str | None
     run_type: str
+    date: dt.datetime
 
 
 def run_facts(session: Session, dag_id: str, run_id: str) -> RunFacts | None:
@@ -261,14 +265,19 @@ def run_facts(session: Session, dag_id: str, run_id: str) -> RunFacts | None:
     from sqlalchemy import select
 
     row = session.execute(
-        select(DagRun.state, DagRun.conf, DagRun.triggering_user_name, DagRun.run_type).where(
-            DagRun.dag_id == dag_id, DagRun.run_id == run_id
-        )
+        select(
+            DagRun.state,
+            DagRun.conf,
+            DagRun.triggering_user_name,
+            DagRun.run_type,
+            DagRun.logical_date,
+            DagRun.run_after,
+        ).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id)
     ).first()
     if row is None:
         return None
     conf = row[1] if isinstance(row[1], dict) else {}
-    return RunFacts(_plain(row[0]) or "", dict(conf), row[2], _plain(row[3]) or "")
+    return RunFacts(_plain(row[0]) or "", dict(conf), row[2], _plain(row[3]) or "", row[4] or row[5])
 
 
 @dataclass(frozen=True)

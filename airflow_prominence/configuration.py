@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 
-from airflow.configuration import conf
+from airflow.configuration import AIRFLOW_HOME, conf
 
 SECTION = "prominence"
 INTERNAL_PREFIX = "/prominence/internal/v1"
@@ -66,3 +67,8 @@ def node_url() -> str:
 def internal_url() -> str:
     """Return the address of the internal routes."""
     return text("internal_url", "").rstrip("/") or base_url() + INTERNAL_PREFIX
+
+
+def documents_folder() -> str:
+    """Return the folder whose JSON and YAML files become DAGs."""
+    return text("documents_folder", "") or os.path.join(AIRFLOW_HOME, "documents")

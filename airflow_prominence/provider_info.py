@@ -77,6 +77,14 @@ def _config() -> dict[str, Any]:
                     "",
                     example="https://s3.example.org",
                 ),
+                "documents_folder": _option(
+                    "Folder whose JSON and YAML files become DAGs, where a dag-processor serves a bundle of class "
+                    "``airflow_prominence.dags.bundles.DropInBundle``. Empty means the folder ``documents`` in "
+                    "AIRFLOW_HOME. Who may write there may start workflows of any user.",
+                    "string",
+                    "",
+                    example="/srv/prominence/workflows",
+                ),
                 "max_upload_mb": _option(
                     "Largest object that can be put into the folder of ``object_storage``, in megabytes; S3 has a "
                     "limit of its own.",

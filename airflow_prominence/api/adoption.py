@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -30,7 +31,7 @@ def workflow_of_run(session: Session, dag_id: str, run_id: str, run: RunFacts) -
     if made_of is not None and embedded is None:
         owner, document = _clone(session, made_of, run)
     elif embedded is not None:
-        owner, document = _owner(run, str(embedded.get("owner") or "")), embedded["workflow"]
+        owner, document = _owner(run, str(embedded.get("owner") or "")), _of_run(embedded, run)
         made_of = None
     else:
         raise ApiError(400, f"DAG {dag_id} was not made of a workflow")
@@ -69,6 +70,16 @@ def launched_by(session: Session, dag_id: str, run_id: str) -> dict[str, Any]:
         "dag_id": workflow.dag_id,
         "run_id": workflow.run_id,
     }
+
+
+def _of_run(embedded: Mapping[str, Any], run: RunFacts) -> dict[str, Any]:
+    """Return the document of a DAG with the run's parameters and date put in."""
+    params: Mapping[str, Any] = embedded.get("params") or {}
+    try:
+        values = documents.values_of_run(params, run.conf, run.date)
+    except documents.DocumentError as refused:
+        raise ApiError(400, f"params.{refused}") from None
+    return documents.put_in(embedded["workflow"], values, dollars=bool(params))
 
 
 def _clone(session: Session, of: Workflow, run: RunFacts) -> tuple[Owner, dict[str, Any]]:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from airflow.configuration import conf
@@ -14,6 +15,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from airflow_prominence.commands.storage import storage_problems
+from airflow_prominence.configuration import documents_folder
 from airflow_prominence.dags.names import API_BUNDLE
 from airflow_prominence.store.phases import NODE_UP
 from airflow_prominence.store.tables import Node
@@ -27,6 +29,7 @@ def check_config(args: argparse.Namespace) -> None:
         *storage_problems(),
         *_database_problems(),
         *_processor_problems(_command_lines()),
+        *documents_problems(_document_bundles(), Path(documents_folder()), _command_lines()),
     ]
     for problem in found:
         print(problem)
@@ -159,6 +162,27 @@ def _processor_problems(command_lines: list[list[str]]) -> Iterator[str]:
                 f"and marks the DAGs that the API has made stale: start it as airflow dag-processor -B dags-folder."
             )
             return
+
+
+def documents_problems(bundles: set[str], folder: Path, command_lines: list[list[str]]) -> Iterator[str]:
+    """What keeps the folder of documents from becoming DAGs, where a bundle of that kind is configured."""
+    if not bundles:
+        return
+    served = [names for names in map(processor_bundles, command_lines) if names]
+    missing = sorted(bundles.difference(*served)) if served else []
+    for name in missing:
+        yield (
+            f"No dag-processor on this machine serves the bundle {name}, so no document becomes a DAG: "
+            f"start it as airflow dag-processor -B dags-folder -B {name}."
+        )
+    if served and not missing and not folder.is_dir():
+        yield f"[prominence] documents_folder is {folder}, which is no folder: make it, or name the right one."
+
+
+def _document_bundles() -> set[str]:
+    configured: Any = conf.getjson("dag_processor", "dag_bundle_config_list", fallback=None) or []
+    classes = {entry["name"]: entry.get("classpath") for entry in configured}
+    return {name for name, path in classes.items() if path == "airflow_prominence.dags.bundles.DropInBundle"}
 
 
 def processor_bundles(words: list[str]) -> list[str] | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 
+from airflow.dag_processing.bundles.manager import DagBundlesManager
 from airflow.models.dag import DagModel
 from airflow.models.dagbag import DagPriorityParsingRequest
 from airflow.utils.session import create_session
@@ -11,6 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from airflow_prominence._compat import dag_files
+from airflow_prominence.dags.bundles import DropInBundle
 from airflow_prominence.dags.names import API_BUNDLE
 
 
@@ -18,7 +21,8 @@ def reparse(args: argparse.Namespace) -> None:
     asked = 0
     with create_session() as session:
         known = session.execute(select(DagModel.bundle_name, DagModel.relative_fileloc))
-        files = {(str(bundle), str(file)) for bundle, file in known if bundle and file} | set(dag_files())
+        files = {(str(bundle), str(file)) for bundle, file in known if bundle and file}
+        files |= {*dag_files(), *_stubs()}
         found = sorted(
             (bundle, file) for bundle, file in files if bundle != API_BUNDLE and args.bundle in (None, bundle)
         )
@@ -33,3 +37,10 @@ def reparse(args: argparse.Namespace) -> None:
         print("There is no DAG file to parse.")
         return
     print(f"Asked for {asked} of {len(found)} files; the others were asked for already.")
+
+
+def _stubs() -> Iterator[tuple[str, str]]:
+    """Bundle and stub of each document: a request for one has the processor look for new documents first."""
+    for bundle in DagBundlesManager().get_all_dag_bundles():
+        if isinstance(bundle, DropInBundle) and bundle.documents.is_dir():
+            yield from ((bundle.name, stub) for stub in bundle.stub_files())

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG, BaseOperator, TaskGroup, TriggerRule
+from airflow.sdk import DAG, BaseOperator, Param, TaskGroup, TriggerRule
 
 from airflow_prominence.dags import names
 from airflow_prominence.dags.plan import Group, Plan
@@ -77,11 +77,15 @@ def build_dag(
             asked += phases
         outcome = OutcomeOperator(task_id=names.OUTCOME)
         if document is not None:
-            params = options.get("params") or {}
-            outcome.doc_json = json.dumps({"workflow": document, "owner": owner, "params": dict(params)})
+            params = {name: _default(param) for name, param in (options.get("params") or {}).items()}
+            outcome.doc_json = json.dumps({"workflow": document, "owner": owner, "params": params})
         # Without it a run whose last release succeeds would count as a success whatever became of the jobs.
         asked >> outcome.as_teardown(on_failure_fail_dagrun=True)
     return dag
+
+
+def _default(param: Any) -> Any:
+    return param.value if isinstance(param, Param) else param
 
 
 def _tasks(group: Group) -> tuple[BaseOperator, list[BaseOperator], list[BaseOperator]]:

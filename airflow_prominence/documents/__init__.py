@@ -24,7 +24,7 @@ from airflow_prominence.documents.model import (
     Workflow,
     WorkflowPolicies,
 )
-from airflow_prominence.documents.parameters import put_in
+from airflow_prominence.documents.parameters import put_in, values_of_run
 from airflow_prominence.documents.schemas import job_form_schema, schema, schema_bytes
 from airflow_prominence.documents.secrets import extract, redact, restore
 from airflow_prominence.documents.storage import output_folder, stored_path
@@ -84,4 +84,5 @@ __all__ = [
     "unsupported",
     "unsupported_workflow",
     "uploads_of",
+    "values_of_run",
 ]

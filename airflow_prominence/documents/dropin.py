@@ -20,17 +20,19 @@ from airflow_prominence.documents.model import Workflow
 from airflow_prominence.documents.parameters import RESERVED, parameter_names, put_in
 from airflow_prominence.documents.schemas import check_schema
 from airflow_prominence.documents.secrets import extract
-from airflow_prominence.documents.support import unsupported
+from airflow_prominence.documents.support import unsupported_workflow
 from airflow_prominence.documents.workflows import parse_workflow
 from airflow_prominence.documents.yamlfiles import read_yaml
 
 _SUFFIXES = (".json", ".yaml", ".yml")
 
 _BLOCK = "airflow"
-_RESERVED_IDS = "prominence_"
+# Of the shipped DAGs, and of those that the REST interface makes of workflows
+_RESERVED_ID = re.compile(r"prominence_|workflow-[0-9]+(?:\.|\Z)", re.IGNORECASE)
 _PRESETS = ("@once", "@hourly", "@daily", "@weekly", "@monthly", "@quarterly", "@yearly")
 _DURATION = re.compile(r"P(?:(\d+)W)?(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?", re.ASCII)
 _UNITS = ("weeks", "days", "hours", "minutes", "seconds")
+_LONGEST = dt.timedelta(days=36525)
 _NOT_IN_AN_ID = re.compile(r"[^A-Za-z0-9_.-]+")
 _JOBS_PATH = "jobs[0]"
 
@@ -109,8 +111,10 @@ def _drop_in(value: dict[str, Any], file: str, limits: Limits) -> DropIn:
     dag_id: str = block.get("dag_id") or _id_from(file) or ""
     if not dag_id:
         raise DocumentError("airflow.dag_id", "is missing, and none can be made of the file's name")
-    if dag_id.startswith(_RESERVED_IDS):
-        raise DocumentError("airflow.dag_id", f"cannot start with {_RESERVED_IDS}, which is reserved")
+    if _RESERVED_ID.match(dag_id):
+        raise DocumentError(
+            "airflow.dag_id", f"cannot be {quoted(dag_id)}, which is a name of PROMINENCE's own: give another"
+        )
     # A job is told what is wrong with it by its own paths
     is_job = "jobs" not in document
     if is_job:
@@ -119,10 +123,10 @@ def _drop_in(value: dict[str, Any], file: str, limits: Limits) -> DropIn:
     document = {**document, "name": document.get("name") or dag_id}
     try:
         workflow = parse_workflow(document, limits)
-        for index, job in enumerate(workflow.jobs):
-            if gap := unsupported(job):
-                path, _, sentence = gap.partition(": ")
-                raise DocumentError(f"jobs[{index}].{path}", sentence)
+        if gap := unsupported_workflow(workflow):
+            path, _, sentence = gap.partition(": ")
+            raise DocumentError(path, sentence)
+        _refuse_letters(workflow)
         params = _params_of(block, document)
     except DocumentError as refused:
         if is_job and refused.path.startswith(_JOBS_PATH):
@@ -167,6 +171,15 @@ def _refuse_secrets(document: dict[str, Any]) -> None:
             raise DocumentError(path, sentence)
         sentence = "is a secret, which has no place in a file: storage accounts are not supported here yet"
         raise DocumentError(path, sentence)
+
+
+def _refuse_letters(workflow: Workflow) -> None:
+    for path, asked in (
+        ("notifications", workflow.notifications),
+        *((f"jobs[{index}].notifications", job.notifications) for index, job in enumerate(workflow.jobs)),
+    ):
+        if asked:
+            raise DocumentError(path, "are not supported in a file yet: it does not say where its owner gets letters")
 
 
 def _id_from(file: str) -> str | None:
@@ -218,10 +231,11 @@ def _schedule_of(given: str | None) -> str | dt.timedelta | None:
 
 
 def _deadline_of(block: dict[str, Any]) -> dt.timedelta | None:
+    where = "airflow.deadline"
     given = block.get("deadline")
-    if given is None:
-        return None
-    raise DocumentError("airflow.deadline", "is not supported yet")
+    if not isinstance(given, str):
+        return None if given is None else _span({"seconds": int(given)}, where)
+    return _duration_of(given, where)
 
 
 def _duration_of(text: str, where: str) -> dt.timedelta:
@@ -229,10 +243,17 @@ def _duration_of(text: str, where: str) -> dt.timedelta:
     parts = [int(part) for part in match.groups(default="0")] if match else []
     if not any(parts) or text.endswith("T"):
         raise DocumentError(where, f"{quoted(text)} is not an ISO 8601 duration longer than nothing, such as PT6H")
+    return _span(dict(zip(_UNITS, parts, strict=True)), where)
+
+
+def _span(parts: Mapping[str, int], where: str) -> dt.timedelta:
     try:
-        return dt.timedelta(**dict(zip(_UNITS, parts, strict=True)))
+        span = dt.timedelta(**parts)
     except OverflowError:
-        raise DocumentError(where, "is too long a time") from None
+        span = dt.timedelta.max
+    if span > _LONGEST:
+        raise DocumentError(where, f"is too long a time: the limit is {_LONGEST.days} days")
+    return span
 
 
 def _time_of(block: dict[str, Any], key: str) -> dt.datetime | None:

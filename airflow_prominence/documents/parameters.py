@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import copy
+import datetime as dt
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from airflow_prominence.documents.commands import changed_command, substitute
+from airflow_prominence.documents.errors import DocumentError
+from airflow_prominence.documents.factories import Value, value_text
+from airflow_prominence.documents.loading import check_values
 from airflow_prominence.documents.tasks import PARAMETER_PREFIX
 
 LOGICAL_DATE = "logical_date"
@@ -22,6 +26,24 @@ def parameter_names(document: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(
         parameter["name"] for factory in _factories(document) for parameter in factory.get("parameters", ())
     )
+
+
+def values_of_run(
+    defaults: Mapping[str, Value], given: Mapping[str, object], logical_date: dt.datetime
+) -> dict[str, str]:
+    """The texts of a run's parameters: what was given to the run before the defaults, and the run's date.
+
+    ``given`` may hold other things too. A value that no parameter can have is a DocumentError.
+    """
+    values: dict[str, str] = {}
+    for name, default in defaults.items():
+        value = given.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise DocumentError(name, "must be a string or a number")
+        check_values(value)
+        values[name] = value_text(value)
+    utc = logical_date.astimezone(dt.timezone.utc)
+    return {**values, LOGICAL_DATE: utc.isoformat(timespec="seconds"), DAY: utc.date().isoformat()}
 
 
 def put_in(document: Mapping[str, Any], values: Mapping[str, str], *, dollars: bool) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from airflow_prominence.standalone.processes import (
     with_descendants,
     working_in,
 )
-from airflow_prominence.standalone.settings import DAGS_BUNDLE
+from airflow_prominence.standalone.settings import DAGS_BUNDLE, DOCUMENTS_BUNDLE
 
 MARK = "PROMINENCE_STACK"
 """Every process of a stack is started with this variable, which names the stack's home and the part."""
@@ -89,7 +89,7 @@ def database_part(places: Places, database: Database, environ: Mapping[str, str]
 def airflow_parts(places: Places, environ: Mapping[str, str]) -> list[Part]:
     """Airflow's four components."""
     # -B: the processor must never parse the bundle of DAGs that the API has made, or it marks them stale.
-    options = {"dag-processor": ("-B", DAGS_BUNDLE)}
+    options = {"dag-processor": ("-B", DAGS_BUNDLE, "-B", DOCUMENTS_BUNDLE)}
     return [
         Part(
             name=name,

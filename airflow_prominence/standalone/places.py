@@ -54,6 +54,11 @@ class Places:
         return self.home / "dags"
 
     @property
+    def documents(self) -> Path:
+        """Where JSON and YAML files become DAGs."""
+        return self.home / "workflows"
+
+    @property
     def objects(self) -> Path:
         """Uploads, outputs and snapshots; only the API server goes there."""
         return self.home / "objects"
@@ -120,6 +125,7 @@ class Places:
             (self.airflow_home, 0o700),
             (self.objects, 0o700),
             (self.dags, 0o755),
+            (self.documents, 0o755),
             (self.programs, 0o755),
             (self.node, 0o755),
             (self.images, 0o755),

@@ -14,6 +14,7 @@ from airflow_prominence.standalone.secretfiles import ADMIN, USERS, Secrets
 
 DATABASE = "airflow"
 DAGS_BUNDLE = "dags-folder"
+DOCUMENTS_BUNDLE = "documents"
 
 # Not handed on: they would change what our processes import, which settings they have or where they report to.
 _DROPPED = ("AIRFLOW", "PROMINENCE_", "PYTHON", "VIRTUAL_ENV", "_AIRFLOW")
@@ -71,7 +72,12 @@ def _bundles(dags: Path) -> str:
             "name": DAGS_BUNDLE,
             "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
             "kwargs": {"path": str(dags), "refresh_interval": 30},
-        }
+        },
+        {
+            "name": DOCUMENTS_BUNDLE,
+            "classpath": "airflow_prominence.dags.bundles.DropInBundle",
+            "kwargs": {},
+        },
     ]
     return json.dumps(bundles)
 
@@ -109,6 +115,8 @@ def airflow_settings(places: Places, ports: Mapping[str, int], secrets: Secrets)
         ("triggerer", "triggerer_health_check_threshold"): "15",
         ("dag_processor", "dag_bundle_config_list"): _bundles(places.dags),
         ("dag_processor", "parsing_processes"): "1",
+        # A file that has changed is parsed at once anyway; to parse one that has not takes half a second of a core.
+        ("dag_processor", "min_file_process_interval"): "300",
         ("logging", "logging_level"): "INFO",
         ("logging", "uvicorn_logging_level"): "WARNING",
         # A line for each long-poll, heartbeat and report would be most of the log and some of the CPU.
@@ -120,6 +128,7 @@ def airflow_settings(places: Places, ports: Mapping[str, int], secrets: Secrets)
         ("prominence", "private_network_sites"): "*",
         ("prominence", "loopback_sites"): "*",
         ("prominence", "object_storage"): str(places.objects),
+        ("prominence", "documents_folder"): str(places.documents),
     }
     named = {f"AIRFLOW__{section}__{option}".upper(): value for (section, option), value in settings.items()}
     return {"AIRFLOW_HOME": str(places.airflow_home), **named, **read_overrides(places.overrides)}

@@ -88,7 +88,7 @@ def test_a_run_is_queued_with_its_task_instances(run: Session) -> None:
         None,
     )
     assert _compat.run_facts(run, "prominence_job", "job-1.pi") == _compat.RunFacts(
-        "queued", {"job_id": 1}, "alice", "manual"
+        "queued", {"job_id": 1}, "alice", "manual", row.run_after
     )
     assert _compat.run_facts(run, "prominence_job", "job-2") is None
     states = {ti.task_id: ti.state for ti in _compat.task_instances(run, "prominence_job", "job-1.pi")}

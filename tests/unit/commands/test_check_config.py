@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from airflow_prominence.commands.check_config import processor_bundles, settings_problems
+from airflow_prominence.commands.check_config import documents_problems, processor_bundles, settings_problems
 
 FIT = {
     ("database", "sql_alchemy_conn"): "postgresql+psycopg2://a:b@c/d",
@@ -67,3 +69,31 @@ def test_each_unfit_option_is_named_with_its_mend(option: tuple[str, str], value
 )
 def test_which_bundles_a_dag_processor_serves(words: list[str], bundles: list[str] | None) -> None:
     assert processor_bundles(words) == bundles
+
+
+def processor(*bundles: str) -> list[str]:
+    return ["airflow", "dag-processor", *(word for name in bundles for word in ("-B", name))]
+
+
+@pytest.mark.parametrize(
+    ("bundles", "folder", "command_lines", "problem"),
+    [
+        (set(), "/nowhere", [processor("dags-folder")], None),
+        ({"documents"}, "/", [processor("dags-folder"), processor("documents")], None),
+        (
+            {"documents"},
+            "/",
+            [processor("dags-folder")],
+            "No dag-processor on this machine serves the bundle documents",
+        ),
+        ({"documents"}, "/nowhere", [processor("documents")], "[prominence] documents_folder is /nowhere, which is no"),
+        # It may run elsewhere, where the folder is
+        ({"documents"}, "/nowhere", [["airflow", "scheduler"]], None),
+    ],
+)
+def test_who_serves_the_documents(
+    bundles: set[str], folder: str, command_lines: list[list[str]], problem: str | None
+) -> None:
+    found = list(documents_problems(bundles, Path(folder), command_lines))
+    assert len(found) == (problem is not None)
+    assert all(sentence.startswith(problem or "") and ": " in sentence for sentence in found)

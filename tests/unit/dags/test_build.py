@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from airflow.sdk import Param
 from airflow.serialization.serialized_objects import DagSerialization
 
 from airflow_prominence.dags.build import build_dag
@@ -79,5 +80,9 @@ def test_the_dag_says_whose_it_is_and_what() -> None:
 
 def test_a_document_may_be_embedded_for_runs_that_airflow_starts() -> None:
     document = {"name": "w", "jobs": [job("a")]}
-    made = dag(job("a"), build={"document": document, "params": {"x": 1}})
-    assert json.loads(made.get_task("outcome").doc_json) == {"workflow": document, "owner": "alice", "params": {"x": 1}}
+    made = dag(job("a"), build={"document": document, "params": {"x": 1, "y": Param("a")}})
+    assert json.loads(made.get_task("outcome").doc_json) == {
+        "workflow": document,
+        "owner": "alice",
+        "params": {"x": 1, "y": "a"},
+    }

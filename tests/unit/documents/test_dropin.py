@@ -5,11 +5,15 @@ from __future__ import annotations
 import datetime as dt
 import json
 import pickle
+import re
+import textwrap
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from airflow_prominence.documents import (
+    DocumentError,
     DropInError,
     Limits,
     dag_id_of,
@@ -18,6 +22,7 @@ from airflow_prominence.documents import (
     parse_drop_in,
     parse_workflow,
     put_in,
+    values_of_run,
 )
 
 UTC = dt.timezone.utc
@@ -128,11 +133,19 @@ def test_schedules(schedule: str | None) -> None:
          "sweep.yaml, line 3: airflow.start_date: is missing: a schedule needs it"),
         ("start_date: 2026-01-01", "start_date: 2026-01-01\n  end_date: 2025-12-31",
          "sweep.yaml, line 7: airflow.end_date: must not be before start_date"),
-        ("start_date: 2026-01-01", "deadline: 60", "sweep.yaml, line 6: airflow.deadline: is not supported yet"),
+        ("start_date", "deadline: 0\n  start_date", "sweep.yaml, line 6: airflow.deadline: must be at least 1"),
+        ("start_date", "deadline: PT\n  start_date",
+         'sweep.yaml, line 6: airflow.deadline: "PT" is not an ISO 8601 duration longer than nothing, such as PT6H'),
+        ("start_date", "deadline: 99999999999999\n  start_date",
+         "sweep.yaml, line 6: airflow.deadline: is too long a time: the limit is 36525 days"),
         ("image: busybox\n", "image: busybox\n    type: openmpi\n",
          'sweep.yaml, line 15: jobs[0].tasks[0].type: "openmpi" is not supported yet'),
         ("owner: demo", "owner: demo\n  dag_id: prominence_job",
-         "sweep.yaml, line 5: airflow.dag_id: cannot start with prominence_, which is reserved"),
+         ('sweep.yaml, line 5: airflow.dag_id: cannot be "prominence_job", which is a name of PROMINENCE\'s own: '
+         "give another")),
+        ("jobs:", "notifications: [{event: workflowFinished, type: email}]\njobs:",
+         ("sweep.yaml, line 10: notifications: are not supported in a file yet: it does not say where its owner gets "
+         "letters")),
     ],
 )  # fmt: skip
 def test_refusals_name_the_line(old: str, new: str, sentence: str) -> None:
@@ -147,6 +160,11 @@ def test_bad_schedules(schedule: str) -> None:
     assert refusal(job(schedule=schedule, start_date="2026-01-01"), "a.json").startswith(
         "a.json, line 1: airflow.schedule: "
     )
+
+
+@pytest.mark.parametrize("deadline", [90, "PT1M30S"])
+def test_deadlines(deadline: int | str) -> None:
+    assert parse_drop_in(job(deadline=deadline), "a.json").deadline == dt.timedelta(seconds=90)
 
 
 def test_catching_up_needs_a_schedule() -> None:
@@ -240,3 +258,40 @@ def test_dollars_stay_where_no_parameters_are() -> None:
     document = {**document, "jobs": [{**document["jobs"][0], "tasks": [{"image": "x", "cmd": "sh -c 'echo $$ $ds'"}]}]}
     (task,) = put_in(document, {"ds": "2026-01-02"}, dollars=False)["jobs"][0]["tasks"]
     assert task["cmd"] == "sh -c 'echo $$ 2026-01-02'"
+
+
+@pytest.mark.parametrize(("file", "taken"), [("workflow-7.json", True), ("workflow-7.x.json", True),
+                                             ("workflow-7b.json", False), ("workflow.json", False)])  # fmt: skip
+def test_ids_that_the_rest_interface_gives(file: str, taken: bool) -> None:
+    if taken:
+        assert "airflow.dag_id: cannot be" in refusal(job(), file)
+    else:
+        assert parse_drop_in(job(), file).dag_id == file[:-5]
+
+
+def test_values_of_a_run() -> None:
+    at = dt.datetime(2026, 11, 27, 1, 30, 15, 999, tzinfo=dt.timezone(dt.timedelta(hours=2)))
+    values = values_of_run({"a": 1, "b": "x", "c": 2.5}, {"b": "y $a", "c": 3.0, "other": [1]}, at)
+    assert values == {
+        "a": "1",
+        "b": "y $a",
+        "c": "3",
+        "logical_date": "2026-11-26T23:30:15+00:00",
+        "ds": "2026-11-26",
+    }
+
+
+@pytest.mark.parametrize("value", [True, None, [1], {"x": 1}, float("nan"), "\0"])
+def test_what_no_parameter_can_be(value: object) -> None:
+    with pytest.raises(DocumentError):
+        values_of_run({"a": 1}, {"a": value}, dt.datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def test_the_readmes_example() -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    (block,) = re.findall(r"    # \.demo/workflows/nightly\.yaml\n((?:    .*\n)+)", readme)
+    found = parse_drop_in(textwrap.dedent(block), "nightly.yaml")
+    assert (found.dag_id, found.owner, found.schedule, found.catchup) == ("nightly", "demo", "0 3 * * *", True)
+    values = values_of_run(found.params, {}, dt.datetime(2026, 11, 26, 3, tzinfo=UTC))
+    (job_of_run,) = expand(parse_workflow(put_in(found.document, values, dollars=True)))
+    assert job_of_run.job.tasks[0].cmd == 'sh -c "echo 1000 events of 2026-11-26"'

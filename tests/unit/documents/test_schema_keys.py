@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from airflow_prominence.documents import DocumentError, job_form_schema, parse_job, parse_workflow, schema, schema_bytes
+from airflow_prominence.documents import (
+    DocumentError,
+    DropInError,
+    job_form_schema,
+    parse_drop_in,
+    parse_job,
+    parse_workflow,
+    schema,
+    schema_bytes,
+)
 
 JOB: dict[str, Any] = {"resources": {"cpus": 4, "memory": 1}, "tasks": [{"image": "busybox", "cmd": "date"}]}
 MPI: dict[str, Any] = {**JOB, "tasks": [{"image": "busybox", "cmd": "date", "type": "openmpi"}]}
@@ -195,6 +204,20 @@ WORKFLOW_CASES = {
     "parameter.values": Case(ZIP, "factories[0].parameters[0].values", ["a", 2.5, True], [None]),
 }
 
+DROPPED: dict[str, Any] = {**JOB, "airflow": {"owner": "demo", "schedule": "@daily", "start_date": "2026-01-01"}}
+AIRFLOW_CASES = {
+    "owner": Case(DROPPED, "airflow.owner", "ann", ""),
+    "dag_id": Case(DROPPED, "airflow.dag_id", "a.b-c_d", "a b"),
+    "description": Case(DROPPED, "airflow.description", "Each day.", 5),
+    "schedule": Case(DROPPED, "airflow.schedule", "0 6 * * *", "sometimes"),
+    "start_date": Case(DROPPED, "airflow.start_date", "2026-01-02T03:04:05Z", "2026-13-01"),
+    "end_date": Case(DROPPED, "airflow.end_date", "2026-02-01", 2026),
+    "catchup": Case(DROPPED, "airflow.catchup", True, "yes"),
+    "deadline": Case(DROPPED, "airflow.deadline", "PT1H", 0),
+    "params": Case(DROPPED, "airflow.params", {"x": 1}, {"1x": 1}),
+    "tags": Case(DROPPED, "airflow.tags", ["a"], "a"),
+}
+
 # Types and events that have one accepted value in their context: a good value is the one the base has
 ONE_VALUE = {name for cases in (JOB_CASES, WORKFLOW_CASES) for name, case in cases.items() if case.good is None}
 
@@ -272,6 +295,25 @@ def test_a_key_of_a_workflow_is_checked(key: str) -> None:
     assert refusal.value.path.startswith(case.path), refusal.value
 
 
+def test_every_key_of_the_block_airflow_has_its_examples() -> None:
+    assert set(keys_of(schema("airflow"))) == set(AIRFLOW_CASES)
+
+
+@pytest.mark.parametrize("key", sorted(AIRFLOW_CASES))
+def test_a_key_of_the_block_airflow_changes_something(key: str) -> None:
+    case = AIRFLOW_CASES[key]
+    changed = parse_drop_in(json.dumps(put(case.base, case.path, case.good)), "a.json")
+    assert changed != parse_drop_in(json.dumps(case.base), "a.json")
+
+
+@pytest.mark.parametrize("key", sorted(AIRFLOW_CASES))
+def test_a_key_of_the_block_airflow_is_checked(key: str) -> None:
+    case = AIRFLOW_CASES[key]
+    with pytest.raises(DropInError) as refusal:
+        parse_drop_in(json.dumps(put(case.base, case.path, case.bad)), "a.json")
+    assert refusal.value.path.startswith(case.path), refusal.value
+
+
 def objects_of(node: Any) -> Iterator[dict[str, Any]]:
     if isinstance(node, dict):
         if node.get("type") == "object":
@@ -284,7 +326,7 @@ def objects_of(node: Any) -> Iterator[dict[str, Any]]:
             yield from objects_of(child)
 
 
-@pytest.mark.parametrize("kind", ["job", "workflow"])
+@pytest.mark.parametrize("kind", ["job", "workflow", "airflow"])
 class TestSchemaFiles:
     def test_is_a_schema(self, kind: Any) -> None:
         Draft202012Validator.check_schema(schema(kind))
@@ -309,7 +351,7 @@ class TestSchemaFiles:
         for node in objects_of(schema(kind)):
             for key, child in node.get("properties", {}).items():
                 if "default" in child:
-                    Draft202012Validator({**child, "$defs": schema(kind)["$defs"]}).validate(child["default"])
+                    Draft202012Validator({**child, "$defs": schema(kind).get("$defs", {})}).validate(child["default"])
                     assert not isinstance(child["default"], dict), key
 
 

@@ -97,7 +97,8 @@ def test_tuned_settings_are_all_there(places: Places) -> None:
     assert found["AIRFLOW__API__PORT"] == "8081"
     assert found["AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT"] == "8796"
     bundles = json.loads(found["AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST"])
-    assert "dags-folder" in [bundle["name"] for bundle in bundles]
+    assert [bundle["name"] for bundle in bundles] == ["dags-folder", "documents"]
+    assert found["AIRFLOW__PROMINENCE__DOCUMENTS_FOLDER"] == str(places.documents)
 
 
 def test_an_admins_settings_go_before_the_stacks_own(places: Places) -> None:
