@@ -283,10 +283,7 @@ def run(state: str, paths: OrderPaths, url: str, token_file: str) -> int:
 
             if kept is not None:
                 code, error = restage.store(
-                    order,
-                    kept,
-                    (user, paths.record),
-                    (answers.token(), node.ca_file),
+                    restage.Storing(order, kept, user, paths.record, answers.token, node.ca_file),
                     lambda work: part().output(work),
                     lambda line: answers.write(line, deadline),
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Callable, Mapping
 
 from .kept import Kept
@@ -10,28 +11,34 @@ from .staging.outgoing import store_each
 from .staging.outputs import Source, StageOut
 from .staging.uploads import ObjectStore
 from .users import User
-from .wire import encode
+from .wire import Unreachable, encode
 
 
 class Stopped(Exception):
     """There shall be no more of it, or it broke off; the text says why."""
 
 
+@dataclass(frozen=True)
+class Storing:
+    """What is stored: `scratch` is a folder for archives, `token` reads the one that URLs are asked for with."""
+
+    order: Order
+    kept: Kept
+    user: User
+    scratch: str
+    token: Callable[[], str]
+    ca_file: str | None
+
+
 def store(
-    order: Order,
-    kept: Kept,
-    source: tuple[User, str],
-    to: tuple[str, str | None],
-    guarded: Callable[[StageOut], Mapping[str, Any]],
-    tell: Callable[[bytes], str | None],
+    storing: Storing, guarded: Callable[[StageOut], Mapping[str, Any]], tell: Callable[[bytes], str | None]
 ) -> tuple[int | None, str | None]:
     """Exit code and error: 0 when all outputs are stored, else why not.
 
-    `source` is the job's user and a folder for archives, `to` the token for URLs and a file of CAs. `guarded` runs each
-    output and raises Stopped; `tell` delivers a line of JSON, and says why to stop, if there is a reason.
+    `guarded` runs each output and raises Stopped; `tell` delivers a line of JSON, and says why to stop, if there is a
+    reason.
     """
-    user, scratch = source
-    token, ca_file = to
+    kept, outputs = storing.kept, storing.order.outputs
 
     def told(kind: str, data: dict[str, Any]) -> None:
         stop = tell(encode({"kind": kind, "data": data}) + b"\n")
@@ -39,13 +46,9 @@ def store(
             raise Stopped(stop)
 
     try:
-        reason = store_each(
-            order.outputs.wanted,
-            Source(kept.roots, scratch, user, kept.disk_mb << 20),
-            ObjectStore(order.outputs.folder, order.outputs.url, token, ca_file),
-            guarded,
-            told,
-        )
-    except Stopped as stopped:
+        source = Source(kept.roots, storing.scratch, storing.user, kept.disk_mb << 20)
+        to = ObjectStore(outputs.folder, outputs.url, storing.token(), storing.ca_file)
+        reason = store_each(outputs.wanted, source, to, guarded, told)
+    except (Stopped, Unreachable) as stopped:
         return None, str(stopped)
     return (0, None) if reason is None else (None, reason)

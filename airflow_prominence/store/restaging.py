@@ -125,8 +125,11 @@ def _last(session: Session, job_id: int) -> Command | None:
 def _give_up_if_hopeless(session: Session, job: Job, command: Command, now: float) -> None:
     if command.state == ENDED:
         return
-    node = session.get_one(Node, command.node_id)
-    if node.state == NODE_LOST:
+    node, lease = session.get_one(Node, command.node_id), session.get_one(Lease, command.lease_id)
+    if lease.kept_gone_at is not None:
+        # It does not go while it is read: the node has lost all that it knew, the order too.
+        _close(session, job, command, None, f"node {node.name} has the job's directory no longer")
+    elif node.state == NODE_LOST:
         _close(session, job, command, None, f"node {node.name}, which keeps the job's directory, was lost")
     elif command.deadline < now and (command.state == commands.NEW or command.deadline > 0):
         _close(session, job, command, None, NOBODY_WAITS)

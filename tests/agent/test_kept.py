@@ -148,8 +148,11 @@ def test_it_outlives_the_service_and_goes_at_its_time(api: Api, agent: Agent, st
     ran(api, L2)
     kept(agent, L2)
     agent.kill()
+    claim = Path(f"/run/prominence-agent/{folder(agent, L2).stat().st_uid}")
+    claim.unlink(missing_ok=True)  # as by a start of the machine
     agent.start()
     api.wait(lambda: api.last_poll.get(L2) == "kept")
+    assert claim.exists() == (os.geteuid() == 0)
     assert ended(api, api.stage_out(L2)) == (0, None)
     gone(agent, L1, 15)
     assert (folder(agent, L1).exists(), folder(agent, L2).exists()) == (False, True)

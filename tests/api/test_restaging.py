@@ -267,6 +267,14 @@ def test_what_is_gone_is_told_with_its_time(database: Any, alice: User, driver: 
     assert refusal(over) == f"the job's directory on node {node.name} was kept until 2023-11-14 22:13:20 UTC"
     assert over.described()["execution"]["retention"]["directory"] == {"removed": 1_700_000_000}
 
+    reset = ended(database, alice, driver, node)
+    ti_id = reset.run.clear("stage_out")
+    reset.ask(ti_id)
+    assert node.order().write(b"") is None
+    node.held, node.orders = {}, []
+    node.poll()
+    assert reset.ask(ti_id)["error"] == f"node {node.name} has the job's directory no longer"
+
     lost = ended(database, alice, driver, node)
     ti_id = lost.run.clear("stage_out")
     assert lost.ask(ti_id)["over"] is False

@@ -111,6 +111,31 @@ def test_an_output_that_could_not_be_stored_is_stored_later(stack: Stack, airflo
     assert httpx.get(after["outputFiles"][0]["url"]).content == stack.stdout(job)
 
 
+def test_a_triggerer_that_dies_while_it_is_uploaded_changes_nothing(stack: Stack, airflow: Airflow) -> None:
+    job, run, _ = ended(stack, airflow)
+    for lost in objects(stack, job):
+        lost.unlink()
+    scratch = stack.places.objects / "objects" / "scratch"
+    moved = scratch.with_name("away")
+    scratch.rename(moved)
+    scratch.write_text("in the way")  # the node tries again for a while
+    orders = "SELECT state FROM prominence_command WHERE job_id = %s AND kind = 'stage_out'"
+    try:
+        airflow.clear(run, "stage_out")
+        until(lambda: stack.psql(orders, job) == [("started",)], 60, what="the upload has begun")
+        stack.kill("triggerer")
+    finally:
+        scratch.unlink()
+        moved.rename(scratch)
+    airflow.until_task(run, "stage_out", "success")
+    assert airflow.ended(run) == "success"
+    assert stack.psql(orders, job) == [("ended",)]
+    assert [path.name for path in objects(stack, job)] == ["a.txt", "d.tgz"]
+    log = airflow.log(run, "stage_out", 2)
+    assert f"The output of job {job} (kept) was uploaded again." in log
+    stack.steady()
+
+
 def test_what_is_not_kept_any_more_is_told(stack: Stack, airflow: Airflow) -> None:
     job, run, _ = ended(stack, airflow)
     lease = lease_of(stack, job)
