@@ -136,6 +136,40 @@ def test_a_triggerer_that_dies_while_it_is_uploaded_changes_nothing(stack: Stack
     stack.steady()
 
 
+def test_in_a_workflow_the_output_of_one_job_is_uploaded_again(stack: Stack, airflow: Airflow) -> None:
+    task = {"image": stack.image, "runtime": "singularity", "cmd": SCRIPT}
+    resources = {"cpus": 1, "memory": 1, "disk": 1}
+    jobs = [{"name": name, "resources": resources, "tasks": [task], **OUTPUTS} for name in ("one", "two")]
+    with stack.client() as client:
+        answer = client.post("/workflows", json={"name": "pair", "jobs": jobs})
+    assert answer.status_code == 201, answer.text
+    found = "SELECT id, dag_id, run_id, group_id FROM prominence_job WHERE workflow_id = %s ORDER BY id"
+    (one, dag_id, run_id, group), (two, *_) = stack.psql(found, answer.json()["id"])
+    of_run = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}"
+
+    def state() -> str:
+        return str(airflow.http.get(of_run).json()["state"])
+
+    def tries() -> int:
+        return len(airflow.http.get(f"{of_run}/taskInstances/{group}.stage_out/tries").json()["task_instances"])
+
+    until(lambda: state() == "success", 120, 0.5, "the workflow ends")
+    content = stack.stdout(one)
+    for job in (one, two):
+        for path in objects(stack, job):
+            path.unlink()
+    body = {"dry_run": False, "dag_run_id": run_id, "only_failed": False, "reset_dag_runs": True}
+    cleared = airflow.http.post(
+        f"/api/v2/dags/{dag_id}/clearTaskInstances", json={**body, "task_ids": [f"{group}.stage_out"]}
+    )
+    assert cleared.status_code == 200, cleared.text
+    until(lambda: tries() == 2 and state() == "success", 120, 0.5, "stage_out has run again")
+    assert {path.name: path.read_bytes() for path in objects(stack, one)}["a.txt"] == content
+    assert objects(stack, two) == []
+    assert [stack.describe(job)["status"] for job in (one, two)] == ["completed"] * 2
+    assert stack.psql("SELECT attempt FROM prominence_attempt WHERE job_id = %s", one) == [(1,)]
+
+
 def test_what_is_not_kept_any_more_is_told(stack: Stack, airflow: Airflow) -> None:
     job, run, _ = ended(stack, airflow)
     lease = lease_of(stack, job)
