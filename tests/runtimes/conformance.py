@@ -24,6 +24,7 @@ OTHER = "conformance/two:1"
 BARE = "conformance/bare:1"
 PODMAN = "conformance/podman:1"
 SINGULARITY = "/conformance.sif"
+WITHOUT_BASE = "/conformance-without-base.sif"
 WORDS = [
     "two  words",
     "",
@@ -40,12 +41,13 @@ BYTES = bytes(range(256)) * 40
 
 _ARGS = 'printf "%s\\0" "$@"'
 
+_BASE = ".singularity.d/env/99-base.sh"
 
 # What Singularity's own build writes, as far as it matters; the app's part is from its 95-apps.sh.
 _SCRIPTS = {
     ".singularity.d/env/10-docker2singularity.sh": 'export PATH="/opt/bin:/bin"\nexport BOTH="${BOTH:-image}"\n',
-    # every image has it that a Singularity of version 2.4 or younger has built, and apptainer relies on it
-    ".singularity.d/env/99-base.sh": "#!/bin/sh\n",
+    # images that a Singularity of version 2.4 or younger has built have it, and apptainer relies on it
+    _BASE: "#!/bin/sh\n",
     ".singularity.d/env/90-environment.sh": 'export FROM_IMAGE="image value"\nexport OVER=image\nexport HOME=/root\n',
     ".singularity.d/env/95-apps.sh": '[ -z "$SINGULARITY_APPNAME" ] || export APP="/scif/apps/$SINGULARITY_APPNAME"\n',
     ".singularity.d/runscript": '#!/bin/sh\necho runscript "$@" "$FROM_IMAGE"\n',
@@ -78,8 +80,10 @@ def write_images(folder: str) -> None:
     write_archive(os.path.join(folder, "bare.tar"), [BARE], ImageConfig(), [base])
     _as_podman(os.path.join(folder, "two.tar"), os.path.join(folder, "podman.tar"))
     scripts = [Entry(path, 0o755, text.encode()) for path, text in _SCRIPTS.items()]
-    with open(folder + SINGULARITY, "wb") as file:
-        file.write(sif(squashfs([*base_entries(), *tools, *extra, *scripts])))
+    older = [entry for entry in scripts if entry.path != _BASE]
+    for name, entries in ((SINGULARITY, scripts), (WITHOUT_BASE, older)):
+        with open(folder + name, "wb") as file:
+            file.write(sif(squashfs([*base_entries(), *tools, *extra, *entries])))
 
 
 def _as_podman(source: str, target: str) -> None:
@@ -179,15 +183,18 @@ def _streams(job: Job) -> list[str]:
     return [done.text, done.err.decode()]
 
 
-def _singularity(job: Job) -> list[Any]:
-    show = 'echo "$FROM_IMAGE $BOTH $OVER $HOME"; cat /opt/mark; hello'
-    command = job.run(SINGULARITY, ["sh", "-c", show], env={"OVER": "task $(id)", "BOTH": "task"})
-    return [
-        command.text.splitlines(),
-        job.run(SINGULARITY).text,
-        job.run(SINGULARITY, ["no-such-command"]).code,
-        job.run(SINGULARITY, ["sh", "-c", "exit 7"]).code,
-    ]
+def _singularity(image: str) -> Callable[[Job], list[Any]]:
+    def see(job: Job) -> list[Any]:
+        show = 'echo "$FROM_IMAGE $BOTH $OVER $HOME"; cat /opt/mark; hello'
+        command = job.run(image, ["sh", "-c", show], env={"OVER": "task $(id)", "BOTH": "task"})
+        return [
+            command.text.splitlines(),
+            job.run(image).text,
+            job.run(image, ["no-such-command"]).code,
+            job.run(image, ["sh", "-c", "exit 7"]).code,
+        ]
+
+    return see
 
 
 def _app(job: Job) -> list[Any]:
@@ -303,15 +310,18 @@ CHECKS = [
     Check("files for the next task", _files, ["kept\nt\ntwo\n", 0, True, True]),
     Check("root as promised", _root, True),
     Check("more folders", _binds, [0, "one\n", True, True]),
-    Check(
-        "a singularity image",
-        _singularity,
-        [
-            ["image value task task $(id) /home/user", "one", "hello from /opt/bin/hello"],
-            "runscript image value\n",
-            127,
-            7,
-        ],
+    *(
+        Check(
+            name,
+            _singularity(image),
+            [
+                ["image value task task $(id) /home/user", "one", "hello from /opt/bin/hello"],
+                "runscript image value\n",
+                127,
+                7,
+            ],
+        )
+        for name, image in (("a singularity image", SINGULARITY), ("one without 99-base.sh", WITHOUT_BASE))
     ),
     Check("an app of a singularity image", _app, ["/scif/apps/tool a b c\n", 127, True]),
     Check("devices", lambda job: _sh(job, "echo x >/dev/null; head -c 4 /dev/zero | wc -c"), "4\n"),

@@ -4,7 +4,7 @@ import os
 import shutil
 from typing import Dict, List, Optional
 
-from ..images.tree import make_mountpoint, remove_tree
+from ..images.tree import make_mountpoint, remove_tree, resolve_in_root
 from . import writable
 from .base import HOME, TMP, ContainerSpec, Launch, Runtime, RuntimeUnavailable
 from .entering import entered
@@ -15,6 +15,8 @@ _GET = "install apptainer from its own packages (they are not in Debian 12 or Ub
 # apptainer refuses a user that the host does not know; a job's user is known in this process's own view of the host.
 _START = 'mount --bind "$1" /etc/passwd && mount --bind "$2" /etc/group && shift 2 && exec "$@"'
 _CARRIED = "p_carried_"
+# In an image that has the folder, apptainer sets a task's variables after this script of it, or never.
+_SCRIPTS, _BASE = "/.singularity.d/env", "99-base.sh"
 
 
 class Apptainer(Runtime):
@@ -39,6 +41,8 @@ class Apptainer(Runtime):
             if fresh:
                 # Later the job could have put links in the way. A writable root gets no mount points from apptainer.
                 make_mountpoint(root, "/etc/localtime", False)
+                if _lacks_base(root):
+                    make_mountpoint(root, f"{_SCRIPTS}/{_BASE}", False)
                 for _, path in mounts(spec):
                     if not path.startswith((HOME + "/", TMP + "/")):
                         make_mountpoint(root, path, True)
@@ -62,6 +66,8 @@ class Apptainer(Runtime):
                 argv += ["--bind", f"{host}:{path}"]
         if spec.writable:
             argv.append("--writable")
+        if not spec.writable and _lacks_base(root):
+            argv += ["--bind", f"{job_file(spec, _BASE, b'', 0o644)}:{_SCRIPTS}/{_BASE}:ro"]
         if user is None and not spec.writable:
             # The job's user has its own name there, not the one that the agent's account has on the host.
             for path, data in zip(("/etc/passwd", "/etc/group"), identity(spec, root)):
@@ -83,7 +89,7 @@ class Apptainer(Runtime):
         return entered(spec, argv, more, guard, ("mnt", "pid"))
 
     def cleanup(self, spec: ContainerSpec) -> None:
-        for kind in ("passwd", "group"):
+        for kind in ("passwd", "group", _BASE):
             remove_tree(os.path.join(spec.scratch, f"{spec.name}.{kind}"))
 
     def _binary(self) -> str:
@@ -94,6 +100,12 @@ class Apptainer(Runtime):
         if found is None:
             raise RuntimeUnavailable(f"apptainer is not installed; {_GET}")
         return found
+
+
+def _lacks_base(root: str) -> bool:
+    """Whether an image has scripts for its environment, but not that one: what has built it is not of our time."""
+    scripts = resolve_in_root(root, _SCRIPTS)
+    return os.path.isdir(scripts) and not os.path.isfile(resolve_in_root(root, f"{_SCRIPTS}/{_BASE}"))
 
 
 RUNTIME = Apptainer
