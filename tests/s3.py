@@ -36,9 +36,10 @@ _IDENTITIES = {
 
 
 class S3Server:
-    """One server on the loopback, with a folder of its own."""
+    """One server, on the loopback or another address of this machine, with a folder of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "127.0.0.1") -> None:
+        self._address = address
         self._folder = Path(tempfile.mkdtemp(prefix="prominence-s3-"))
         base = random.randrange(31000, 32700, 20)
         # All of them below those that the kernel gives to whoever asks for any.
@@ -48,7 +49,7 @@ class S3Server:
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._ports['s3']}"
+        return f"http://{self._address}:{self._ports['s3']}"
 
     def start(self) -> None:
         """Start it and wait until it stores something."""
@@ -61,7 +62,7 @@ class S3Server:
             self._process = subprocess.Popen(
                 [
                     str(Path(sys.executable).with_name("weed")),
-                    *("server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
+                    *("server", f"-dir={data}", f"-ip={self._address}", f"-ip.bind={self._address}"),
                     *(f"-master.port={ports['master']}", f"-volume.port={ports['volume']}"),
                     *("-filer", f"-filer.port={ports['filer']}", "-s3", f"-s3.port={ports['s3']}"),
                     *(f"-{name}.port.grpc={port}" for name, port in self._grpc.items()),
@@ -88,7 +89,8 @@ class S3Server:
     def _serves(self) -> bool:
         try:
             refused = httpx.get(self.endpoint, trust_env=False, timeout=5).status_code == 403
-            assigned = httpx.get(f"http://127.0.0.1:{self._ports['master']}/dir/assign", trust_env=False, timeout=5)
+            master = f"http://{self._address}:{self._ports['master']}"
+            assigned = httpx.get(f"{master}/dir/assign", trust_env=False, timeout=5)
         except httpx.HTTPError:
             return False
         return refused and "fid" in assigned.text

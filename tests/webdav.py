@@ -40,19 +40,19 @@ def need_mounts() -> None:
 class WebDav:
     """wsgidav on a folder, below a path of its own as Nextcloud's; `port` stays the same when it is started again."""
 
-    def __init__(self, folder: Path, path: str = "/dav") -> None:
+    def __init__(self, folder: Path, path: str = "/dav", address: str = "127.0.0.1") -> None:
         self.data = folder / "data"
         self.data.mkdir(parents=True)
         with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
+            probe.bind((address, 0))
             self.port: int = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}{path}"
+        self.url = f"http://{address}:{self.port}{path}"
         self._log = folder / "webdav.log"
         self._config = folder / "webdav.json"
         self._config.write_text(
             json.dumps(
                 {
-                    "host": "127.0.0.1",
+                    "host": address,
                     "port": self.port,
                     "provider_mapping": {path: str(self.data)},
                     "simple_dc": {"user_mapping": {"*": {USER: {"password": PASSWORD}}}},

@@ -11,7 +11,7 @@ from pathlib import Path
 
 BASE = "prominence-test/base:latest"
 _SUITE = "bookworm"
-_PACKAGES = "python3,python3-venv,ca-certificates,procps,postgresql-15"
+_PACKAGES = "python3,python3-venv,ca-certificates,procps,rclone,fuse3,postgresql-15"
 
 
 class Daemon:
