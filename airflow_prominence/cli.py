@@ -77,7 +77,12 @@ _TOKEN = ActionCommand(
         Arg(("--groups",), help="Groups of the user, separated by commas", type=_names, default=[]),
         Arg(("--email",), help="Address of the user"),
         Arg(("--list",), help="List the issued tokens, of one user or of all", action="store_true"),
-        Arg(("--revoke",), help="Revoke the token with this id", metavar="JTI"),
+        Arg(("--revoke",), help="Revoke the token with this id; the user's jobs are not touched", metavar="JTI"),
+        Arg(
+            ("--revoke-all",),
+            help="Revoke all tokens of the user; those of the user's jobs can only store outputs from then on",
+            action="store_true",
+        ),
     ),
 )
 

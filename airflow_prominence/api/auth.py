@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
 from fastapi import Depends, Request
+from sqlalchemy.orm import Session
 from starlette._utils import get_route_path
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -29,6 +30,8 @@ from airflow_prominence.store import queries, usertokens
 log = logging.getLogger(__name__)
 
 REFUSED = "Authentication failure"
+_REVOKED = "the token was revoked or never issued"
+_ALL_REVOKED = "all tokens of the job's owner were revoked"
 
 #: What a job's token opens (design, "Who does what"): a route that is not here does not know jobs.
 _OPEN_TO_JOBS: Final = (
@@ -40,6 +43,8 @@ _OPEN_TO_JOBS: Final = (
     ("DELETE", re.compile(r"/kv/.*", re.DOTALL)),
     ("POST", re.compile(r"/data/output")),
 )
+#: What is left of it when all of its owner's tokens were revoked: the job's node stores outputs with it.
+_STORES_OUTPUTS: Final = ("POST", "/data/output")
 NOT_FOR_JOBS = (
     "A job's token is for submitting jobs and workflows, for describing its own, for /kv and for /data/output"
 )
@@ -50,12 +55,17 @@ _SIGNED_METHODS = frozenset({"GET", "HEAD", "PUT"})
 
 @dataclass(frozen=True)
 class Caller:
-    """Who is asking: a person (or a script with a person's token), or one job of a person's (``only_job``)."""
+    """Who is asking: a person (or a script with a person's token), or one job of a person's (``only_job``).
+
+    ``jti`` names the token where it is one of ours; ``only_outputs`` says that the job's token has no other power left.
+    """
 
     name: str
     groups: tuple[str, ...] = ()
     email: str | None = None
     only_job: int | None = None
+    only_outputs: bool = False
+    jti: str | None = None
     airflow_user: Any = field(default=None, repr=False, compare=False)
 
     def require_act(self) -> None:
@@ -80,6 +90,18 @@ class Service:
 
     audience: str
     claims: dict[str, Any]
+
+
+def check_again(session: Session, caller: Caller) -> None:
+    """Refuse a caller whose token was revoked since the request came, for what would outlive it; first of all.
+
+    From here to the end of the transaction nobody can revoke all of the user's tokens.
+    """
+    usertokens.hold(session, caller.name)
+    if caller.jti is not None and not usertokens.is_valid(session, caller.jti, caller.name):
+        raise ApiError(401, f"{REFUSED}: {_REVOKED}")
+    if caller.only_job is not None and usertokens.may_only_store(session, caller.name, caller.only_job):
+        raise ApiError(401, f"{REFUSED}: {_ALL_REVOKED}")
 
 
 class NotAuthenticated(Exception):
@@ -108,7 +130,7 @@ async def _a_job(bearer: str) -> Caller:
     owner = await transact_async(lambda session: queries.owner_at_attempt(session, job_id, attempt))
     if owner is None:
         raise NotAuthenticated("the job's attempt is over")
-    return Caller(owner.name, owner.groups, owner.email, only_job=job_id)
+    return Caller(owner.name, owner.groups, owner.email, only_job=job_id, only_outputs=owner.tokens_revoked)
 
 
 async def _oidc_user(bearer: str) -> Caller:
@@ -126,8 +148,8 @@ async def _our_user(bearer: str) -> Caller:
     claims = _checked(bearer, tokens.USER)
     jti, owner = str(claims.get("jti", "")), str(claims.get("sub", ""))
     if not owner or not await transact_async(lambda session: usertokens.is_valid(session, jti, owner)):
-        raise NotAuthenticated("the token was revoked or never issued")
-    return Caller(owner, tuple(claims.get("groups", ())), claims.get("email"))
+        raise NotAuthenticated(_REVOKED)
+    return Caller(owner, tuple(claims.get("groups", ())), claims.get("email"), jti=jti)
 
 
 async def _airflow_user(bearer: str) -> Caller:
@@ -189,6 +211,9 @@ class BearerAuth:
         if isinstance(caller, Caller) and caller.only_job is not None and not _is_open_to_jobs(scope):
             await error_response(403, NOT_FOR_JOBS)(scope, receive, send)
             return
+        if isinstance(caller, Caller) and caller.only_outputs and not _stores_outputs(scope):
+            await error_response(401, f"{REFUSED}: {_ALL_REVOKED}")(scope, receive, send)
+            return
         scope.setdefault("state", {})["caller"] = caller
         await self.app(scope, receive, send)
 
@@ -201,6 +226,10 @@ class BearerAuth:
 def _is_open_to_jobs(scope: Scope) -> bool:
     path = get_route_path(scope)
     return any(method == scope["method"] and pattern.fullmatch(path) for method, pattern in _OPEN_TO_JOBS)
+
+
+def _stores_outputs(scope: Scope) -> bool:
+    return (scope["method"], get_route_path(scope)) == _STORES_OUTPUTS
 
 
 def _bearer(scope: Scope) -> str:

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from airflow_prominence import documents
 from airflow_prominence.api import mailer
-from airflow_prominence.api.auth import Caller
+from airflow_prominence.api.auth import Caller, check_again
 from airflow_prominence.api.database import transact
 from airflow_prominence.api.errors import ApiError
 from airflow_prominence.api.registries import check_connections
@@ -114,6 +114,7 @@ def once(value: object, caller: Caller, key: str | None, make: Callable[[Session
     digest = "" if key is None else hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
     def work(session: Session) -> int:
+        check_again(session, caller)
         if key is None:
             return make(session)
         known = job_of_key(session, caller.name, key, digest)

@@ -45,6 +45,14 @@ def revoke(jti: str) -> bool:
     return transact(lambda session: store.revoke(session, jti))
 
 
+def revoke_all(owner: str) -> tuple[int, int]:
+    """Revoke all tokens of a user; how many there were, and how many jobs of the user are not over.
+
+    Those jobs' tokens may only store the jobs' outputs from now on.
+    """
+    return transact(lambda session: store.revoke_all(session, owner))
+
+
 def list_tokens(owner: str | None = None) -> list[IssuedToken]:
     """Return the issued tokens of one user or of all, newest first."""
     return transact(

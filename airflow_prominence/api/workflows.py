@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from airflow_prominence import documents
 from airflow_prominence.api import mailer
-from airflow_prominence.api.auth import Caller
+from airflow_prominence.api.auth import Caller, check_again
 from airflow_prominence.api.errors import ApiError
 from airflow_prominence.api.registries import check_connections
 from airflow_prominence.api.settings import settings
@@ -91,6 +91,7 @@ def rerun(session: Session, old: Workflow, caller: Caller) -> int:
 
     Jobs that ended well are kept: they count as done under the new id and show their output there.
     """
+    check_again(session, caller)
     kept = {_key(job): job for job in jobs_of(session, old.id) if job.phase == DONE and job.node_success}
     prepared = prepare(original(session, old), owner_of(caller))
     prepared = replace(prepared, new=replace(prepared.new, rerun_of=old.id))

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from airflow_prominence.store import commands, kept, outputs, restaging, retention
 from airflow_prominence.store.phases import DONE, STAGING_IN, reached
 from airflow_prominence.store.retention import Retention
-from airflow_prominence.store.tables import Attempt, Event, Job, Label, Lease, Node, Output
+from airflow_prominence.store.tables import Attempt, Event, Job, Label, Lease, Node, Output, TokenCutoff
 from airflow_prominence.store.transitions import will_retry
 
 #: No stored piece is longer, so a piece that holds an offset begins less than this before it.
@@ -188,18 +188,20 @@ def source_of(session: Session, job: Job) -> Job | None:
 
 @dataclass(frozen=True)
 class Owner:
-    """Whose a job is."""
+    """Whose a job is, and whether all of that user's tokens were revoked since it was submitted."""
 
     name: str
     groups: tuple[str, ...]
     email: str | None
+    tokens_revoked: bool
 
 
 def owner_at_attempt(session: Session, job_id: int, attempt: int) -> Owner | None:
     """Return whose the job is if it is alive and at this attempt; a job's token is good for no longer."""
-    query = select(Job.owner, Job.owner_groups, Job.email)
+    ended = exists().where(TokenCutoff.owner == Job.owner, TokenCutoff.last_id >= Job.id)
+    query = select(Job.owner, Job.owner_groups, Job.email, ended)
     row = session.execute(query.where(Job.id == job_id, Job.attempt == attempt, Job.phase != DONE)).first()
-    return None if row is None else Owner(row[0], tuple(row[1]), row[2])
+    return None if row is None else Owner(row[0], tuple(row[1]), row[2], row[3])
 
 
 def job_of_run(session: Session, dag_id: str, run_id: str, group_id: str = "") -> Job | None:

@@ -356,6 +356,16 @@ class UserToken(Base):
     revoked_at: Mapped[float | None]
 
 
+class TokenCutoff(Base):
+    """All tokens of a user were revoked: jobs with ids up to this one may only store their outputs with theirs."""
+
+    __tablename__ = "prominence_token_cutoff"
+
+    owner: Mapped[str] = mapped_column(String(250), primary_key=True)
+    last_id: Mapped[int] = mapped_column(BigInteger)
+    at: Mapped[float]
+
+
 class Idempotency(Base):
     """A submission's ``Idempotency-Key``: the same key and body give the same id again."""
 

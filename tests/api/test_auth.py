@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -172,6 +173,107 @@ def test_a_revoked_token_is_refused_at_once(http: Any, alice: User) -> None:
     assert usertokens.revoke(issued.jti)
     assert alice.get("/jobs").status_code == 401
     assert not usertokens.revoke("no such token")
+
+
+def test_revoking_one_token_leaves_the_jobs_theirs(http: Any, alice: User, driver: Driver, node: PretendNode) -> None:
+    from airflow_prominence.api import usertokens
+
+    mine, itself = running_job(http, alice, driver, node)
+    [issued] = usertokens.list_tokens(alice.name)
+    assert usertokens.revoke(issued.jti)
+    assert itself.describe(mine)["id"] == mine
+    assert itself.submit() > mine
+
+
+def test_when_all_are_revoked_a_users_jobs_can_only_store_outputs(
+    http: Any, new_user: Any, driver: Driver, database: Any
+) -> None:
+    from airflow_prominence.api import usertokens
+
+    node = PretendNode(http, cpus=16, memory_mb=16384)
+    anna, bert = new_user(), new_user()
+    second = User(http, anna.name, usertokens.issue(anna.name, days=1)[0])
+    mine, itself = running_job(http, anna, driver, node)
+    child = itself.submit()
+    _, another = running_job(http, bert, driver, node)
+    assert usertokens.revoke_all(anna.name) == (2, 2)
+    for user in (anna, second):
+        assert user.get("/jobs").status_code == 401
+    refused = {"error": "Authentication failure: all tokens of the job's owner were revoked"}
+    for method, path in (
+        ("POST", "/jobs"),
+        ("GET", "/jobs"),
+        ("GET", f"/jobs/{mine}"),
+        ("GET", "/kv"),
+        ("POST", "/kv/x"),
+    ):
+        answer = itself.request(method, path, json={})
+        assert (answer.status_code, answer.json()) == (401, refused), (method, path)
+    # what runs comes to its end, and loses nothing
+    with database.connect() as connection:
+        uid = connection.exec_driver_sql(f"SELECT uid FROM prominence_job WHERE id = {mine}").scalar_one()
+    assert itself.post("/data/output", json={"name": f"scratch/{uid}/out"}).status_code == 201
+    # nor does what waited have any more when it comes to run
+    driver.claim(child)
+    late = User(http, anna.name, node.take(child).assignment["job_token"])
+    assert late.post("/jobs", json=job()).status_code == 401
+    assert another.submit() > child, "another user's are not touched"
+    # who is let in again begins anew
+    again = User(http, anna.name, usertokens.issue(anna.name, days=1)[0])
+    new, itself_again = running_job(http, again, driver, node)
+    assert itself_again.submit() > new
+    assert itself.post("/jobs", json=job()).status_code == 401
+    assert usertokens.revoke_all(anna.name)[0] == 1
+    assert itself_again.post("/jobs", json=job()).status_code == 401
+    node.gone()
+
+
+@pytest.mark.parametrize("who", ["user", "job"])
+def test_nobody_slips_through_while_all_are_being_revoked(
+    http: Any, new_user: Any, driver: Driver, node: PretendNode, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    """A request that was let in just before is looked at again where its job would be made."""
+    from airflow_prominence.api import submission, usertokens
+
+    anna = new_user()
+    mine, itself = running_job(http, anna, driver, node)
+    real = submission.prepare
+
+    def prepare(value: object, owner: Any) -> Any:
+        usertokens.revoke_all(anna.name)
+        return real(value, owner)
+
+    monkeypatch.setattr(submission, "prepare", prepare)
+    answer = (anna if who == "user" else itself).post("/jobs", json=job())
+    assert answer.status_code == 401, answer.text
+    monkeypatch.undo()
+    again = User(http, anna.name, usertokens.issue(anna.name, days=1)[0])
+    assert [item["id"] for item in again.get("/jobs?all=true").json()] == [mine]
+
+
+def test_revoking_all_waits_for_who_is_submitting(new_user: Any) -> None:
+    """So that a job which is being made at that moment has an id that counts."""
+    from airflow_prominence.api import usertokens
+    from airflow_prominence.api.database import transact
+    from airflow_prominence.store import usertokens as store
+
+    anna, bert = new_user(), new_user()
+    done = threading.Event()
+
+    def revoke() -> None:
+        usertokens.revoke_all(anna.name)
+        done.set()
+
+    def submitting(session: Any) -> None:
+        store.hold(session, anna.name)
+        thread.start()
+        assert not done.wait(1)
+        usertokens.revoke_all(bert.name)
+
+    thread = threading.Thread(target=revoke)
+    transact(submitting)
+    assert done.wait(10)
+    thread.join()
 
 
 def test_a_user_token_is_what_the_real_client_wants(alice: User) -> None:

@@ -58,6 +58,26 @@ told("go")
 """
 
 
+# What a user's job does when all of the user's tokens are revoked while it runs.
+GOES_ON = (
+    INSIDE.partition("said = {}")[0]
+    + r"""
+document = {
+    "resources": {"cpus": 1, "memory": 1, "disk": 1},
+    "tasks": [{"image": "prominence/demo:latest", "runtime": "singularity"}],
+}
+begun = ask("GET", "/kv?list")[0]
+print(begun, flush=True)
+end = time.time() + 120
+while ask("GET", "/kv?list")[0] == 200 and time.time() < end:
+    time.sleep(0.3)
+asked = [ask("GET", "/kv?list"), ask("POST", "/jobs", json.dumps(document).encode()), ask("GET", "/jobs/" + JOB)]
+with open("result", "w") as file:
+    json.dump([(status, answer.decode()) for status, answer in asked], file)
+"""
+)
+
+
 @pytest.fixture(scope="module")
 def python(stack: Stack) -> str:
     return make_python_image(stack.places.images)
@@ -101,6 +121,33 @@ def test_it_works_from_inside_and_dies_with_the_job(stack: Stack, python: str, t
         done = stack.run_cli("kv", "list", token=bearer, cwd=tmp_path)
         assert (done.code, done.stdout) == (1, "Error: authentication failed\n")
         owner.delete(f"/kv/{job}/", params={"prefix": "true"})
+
+
+def test_it_can_only_store_outputs_once_all_of_its_owners_tokens_are_revoked(stack: Stack, python: str) -> None:
+    made = stack.run_airflow("prominence", "token", "mallory")
+    assert made.code == 0, made
+    document = {
+        "resources": {"cpus": 1, "memory": 1, "disk": 1},
+        "inputs": [{"filename": "inside.py", "content": base64.b64encode(GOES_ON.encode()).decode()}],
+        "tasks": [{"image": python, "runtime": "singularity", "cmd": "python3 inside.py"}],
+        "outputFiles": ["result"],
+    }
+    mallory = made.stdout.strip()
+    job = stack.submit(document, mallory)
+    until(lambda: stack.stdout(job, mallory) == b"200\n", 90, what="the job runs, and its token works")
+    done = stack.run_airflow("prominence", "token", "mallory", "--revoke-all")
+    assert done.code == 0, done
+    assert "1 token of mallory revoked.\nOne job of this user is not over and may still store outputs" in done.stderr
+    ended = "SELECT status FROM prominence_job WHERE id = %s AND phase = 'done'"
+    assert until(lambda: stack.psql(ended, job), 60, what="the job comes to its end") == [("completed",)]
+    [(uid,)] = stack.psql("SELECT uid FROM prominence_job WHERE id = %s", job)
+    refused = json.dumps({"error": "Authentication failure: all tokens of the job's owner were revoked"})
+    told = json.loads((stack.places.objects / f"objects/scratch/{uid}/result").read_text())
+    assert [(status, json.loads(answer)) for status, answer in told] == [(401, json.loads(refused))] * 3
+    assert stack.psql("SELECT count(*) FROM prominence_job WHERE owner = 'mallory'") == [(1,)]
+    again = stack.run_airflow("prominence", "token", "mallory").stdout.strip()
+    [output] = stack.describe(job, again)["outputFiles"]
+    assert output["size"] > 0
 
 
 def _said(stack: Stack, job: int) -> dict[str, Any]:

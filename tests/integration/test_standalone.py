@@ -123,6 +123,24 @@ def test_token_command_prints_a_token_that_the_client_accepts_until_it_is_revoke
         assert session.get("/jobs").status_code == 401
 
 
+def test_revoking_all_tokens_of_a_user(stack: Stack) -> None:
+    made = [stack.run_airflow("prominence", "token", "dave") for _ in range(2)]
+    for token in (done.stdout.strip() for done in made):
+        assert stack.run_cli("list", token=token).code == 0
+    nobody = stack.run_airflow("prominence", "token", "--revoke-all")
+    assert (nobody.code, nobody.stderr.splitlines()[-1]) == (
+        1,
+        "Name the user: airflow prominence token USER --revoke-all.",
+    )
+    done = stack.run_airflow("prominence", "token", "dave", "--revoke-all")
+    assert (done.code, done.stdout) == (0, ""), done
+    assert "2 tokens of dave revoked." in done.stderr
+    assert "not over" not in done.stderr
+    for token in (each.stdout.strip() for each in made):
+        listed = stack.run_cli("list", token=token)
+        assert (listed.code, listed.stdout) == (1, "Error: authentication failed\n")
+
+
 def test_reparse_has_a_new_file_parsed_at_once(stack: Stack) -> None:
     empty = stack.run_airflow("prominence", "reparse")
     assert empty.code == 0, empty
