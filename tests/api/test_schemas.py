@@ -18,7 +18,7 @@ def test_the_committed_openapi_is_what_the_app_serves(http: Any) -> None:
     assert http.get("/api/v1/schemas/openapi.json").json() == committed
 
 
-@pytest.mark.parametrize("kind", ["job", "workflow"])
+@pytest.mark.parametrize("kind", ["job", "workflow", "airflow"])
 def test_schemas_are_served_to_anybody(http: Any, kind: str) -> None:
     import jsonschema
 

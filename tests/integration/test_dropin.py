@@ -14,6 +14,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from airflow_prominence.standalone import secretfiles
 from tests.integration.stacks import Stack, until
 
 Drop = Callable[[str, str], Path]
@@ -227,3 +228,33 @@ def test_a_run_with_impossible_values_fails_with_a_sentence(stack: Stack, admin:
     run_id = trigger(admin, "paths", {"name": "../x"})
     assert run_ended(admin, "paths", run_id) == "failed"
     assert workflows(stack, "paths") == []
+
+
+def test_a_sweep_with_parameters_that_is_late(stack: Stack, admin: httpx.Client, drop: Drop) -> None:
+    drop(
+        "sleepy.yaml",
+        textwrap.dedent(f"""\
+            airflow: {{owner: demo, deadline: 1, params: {{prefix: a}}}}
+            name: sleepy
+            jobs:
+            - name: point
+              resources: {{cpus: 1, memory: 1, disk: 1}}
+              tasks:
+              - image: {stack.image}
+                runtime: singularity
+                cmd: sh -c "sleep 5; echo $prefix-$x $PROMINENCE_PARAMETER_prefix $PROMINENCE_PARAMETER_x"
+            factories:
+            - {{name: f, type: zip, jobs: [point], parameters: [{{name: x, values: [1, 2]}}]}}
+            """),
+    )
+    dag(admin, "sleepy")
+    run_id = trigger(admin, "sleepy", {"prefix": "$x"})
+    said = f"Run {run_id} of DAG sleepy is late: it was due at"
+    log = stack.places.logs / "triggerer.log"
+    until(lambda: said in log.read_text(errors="replace"), 60, 0.5, "the log says that the run is late")
+    assert run_ended(admin, "sleepy", run_id) == "success"
+    token = stack.run_airflow("prominence", "token", secretfiles.ADMIN).stdout.strip()
+    (found,) = workflows(stack, "sleepy", token)
+    for instance, x in enumerate("12"):
+        # The value is a text for its factory too, but the job's shell knows no x
+        assert output(stack, found["id"], f"point/{instance}", token) == f"-{x} $x {x}\n"

@@ -14,7 +14,9 @@ from airflow_prominence import _compat, documents
 from airflow_prominence.api.database import transact
 from airflow_prominence.store import schema
 
-PUBLIC = frozenset({"/health", "/schemas", "/schemas/job.json", "/schemas/workflow.json", "/schemas/openapi.json"})
+_SCHEMAS = ("job.json", "workflow.json", "airflow.json", "openapi.json")
+
+PUBLIC = frozenset({"/health", "/schemas", *(f"/schemas/{name}" for name in _SCHEMAS)})
 
 router = APIRouter(tags=["public"])
 
@@ -33,7 +35,7 @@ def health() -> Response:
 @router.get("/schemas", summary="Which schemas there are")
 def list_schemas() -> dict[str, Any]:
     """Return the names of the schemas, relative to this path."""
-    return {"schemas": ["job.json", "workflow.json", "openapi.json"]}
+    return {"schemas": list(_SCHEMAS)}
 
 
 @router.get("/schemas/job.json", summary="JSON Schema of a job")
@@ -46,6 +48,12 @@ def job_schema() -> Response:
 def workflow_schema() -> Response:
     """Return the schema every submitted workflow is checked against."""
     return Response(documents.schema_bytes("workflow"), media_type="application/schema+json")
+
+
+@router.get("/schemas/airflow.json", summary="JSON Schema of the block airflow in a dropped file")
+def airflow_schema() -> Response:
+    """Return the schema of what a file in the folder of documents says beside its workflow."""
+    return Response(documents.schema_bytes("airflow"), media_type="application/schema+json")
 
 
 @router.get("/schemas/openapi.json", summary="This API, as OpenAPI")
