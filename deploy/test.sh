@@ -7,7 +7,7 @@ what=$1
 # Programs that tests of the agent and the container runtimes need, by the command that shows that they are there.
 runtimes="ip:iproute2 podman:podman runc:runc newuidmap:uidmap busybox:busybox-static curl:curl rclone:rclone fusermount3:fuse3"
 deployment="dockerd:docker.io docker-compose:docker-compose debootstrap:debootstrap iptables:iptables"
-sites="mmdebstrap:mmdebstrap busybox:busybox-static"
+sites="mmdebstrap:mmdebstrap busybox:busybox-static docker-registry:docker-registry"
 browser="node:nodejs npm:npm chromium:chromium"
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 

@@ -46,7 +46,9 @@ def artifacts(job: Job, parsed: documents.Job) -> list[dict[str, Any]]:
 
 def _source(job: Job, storage: documents.Storage | None, url: str) -> dict[str, Any]:
     if storage is not None and storage.default and documents.is_uploaded_artifact(url):
-        return {"url": "", "sha256": None, "ours": False, "stored": documents.stored_path(storage, url)}
+        # as in the directory of outputs, so that what one job of a workflow keeps there the next one finds
+        named = documents.substitute(url, substitutions(job))
+        return {"url": "", "sha256": None, "ours": False, "stored": documents.stored_path(storage, named)}
     if not documents.is_uploaded_artifact(url):
         return {"url": url, "sha256": None, "ours": False}
     try:

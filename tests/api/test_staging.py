@@ -214,12 +214,14 @@ def test_storage_in_the_object_stores_place(alice: User, driver: Driver, node: P
     upload(alice, "x.tgz")
     asked = {"outputFiles": ["r/a.txt", "none"], "outputDirs": ["out"]}
     storage = {**DEFAULT, "directory": "/runs//$PROMINENCE_JOB_ID"}
-    artifacts = [{"url": "x.tgz"}, {"url": "/in/y.csv"}, {"url": "/data/z"}, {"url": "https://a.example/w"}]
+    names = ["x.tgz", "/in/y.csv", "/data/z", "of-$PROMINENCE_JOB_ID/v", "https://a.example/w"]
+    artifacts = [{"url": name} for name in names]
     tasks = [{"image": "tool.sif"}, {"image": "/tool.sif"}, {"image": "/data/tool.sif"}, {"image": "busybox"}]
     job_id, runner = started(alice, driver, node, storage=storage, artifacts=artifacts, tasks=tasks, **asked)
     given = runner.assignment
-    assert [item.get("stored") for item in given["artifacts"]] == ["/data/x.tgz", "/data/in/y.csv", "/data/z", None]
-    assert [item["url"] for item in given["artifacts"]] == ["", "", "", "https://a.example/w"]
+    there = ["/data/x.tgz", "/data/in/y.csv", "/data/z", f"/data/of-{job_id}/v"]
+    assert [item.get("stored") for item in given["artifacts"]] == [*there, None]
+    assert [item["url"] for item in given["artifacts"]] == ["", "", "", "", "https://a.example/w"]
     assert [task["image"] for task in given["tasks"]] == [*["/data/tool.sif"] * 3, "busybox"]
     assert not any(task["image_url"] or task["sha256"] for task in given["tasks"])
     assert (given["outputs_folder"], given["outputs_on_storage"]) == (f"runs/{job_id}", True)

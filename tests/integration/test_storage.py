@@ -124,6 +124,55 @@ def test_a_jobs_outputs_are_the_next_ones_artifacts(stack: Stack, dav: WebDav) -
     assert stack.stdout(job) == b"first\n"
 
 
+def test_jobs_of_a_workflow_hand_on_what_they_store(stack: Stack, client: httpx.Client, dav: WebDav) -> None:
+    """A sweep, and a job that gathers what it has made, all in the workflow's own folder."""
+    folder = "flow-$PROMINENCE_WORKFLOW_ID"
+    common = {
+        "resources": {"cpus": 1, "memory": 1, "disk": 1},
+        "storage": webdav(dav.url) | {"default": True, "directory": folder},
+    }
+    task = {"image": stack.image, "runtime": "singularity"}
+    document = {
+        "name": "handed on",
+        "jobs": [
+            {**common, "name": "part", "tasks": [{**task, "cmd": "sh -c 'echo $n > p$n'"}], "outputFiles": ["p$n"]},
+            {
+                **common,
+                "name": "sum",
+                "tasks": [{**task, "cmd": "cat p1 p2"}],
+                "artifacts": [{"url": f"{folder}/p{number}"} for number in (1, 2)],
+            },
+        ],
+        "factories": [
+            {
+                "name": "parts",
+                "type": "parameterSweep",
+                "jobs": ["part"],
+                "parameters": [{"name": "n", "start": 1, "end": 2, "step": 1}],
+            }
+        ],
+        "dependencies": {"part": ["sum"]},
+    }
+    answer = client.post("/workflows", json=document)
+    assert answer.status_code == 201, answer.text
+    flow = int(answer.json()["id"])
+
+    def over() -> dict[str, Any] | None:
+        [found] = client.get(f"/workflows/{flow}").json()
+        return found if found["status"] in ("completed", "failed") else None
+
+    described = until(over, 120, 0.5, "the workflow ends")
+    assert described is not None
+    assert described["status"] == "completed", described
+    assert sorted(path.name for path in (dav.data / f"flow-{flow}").iterdir()) == ["p1", "p2"]
+    assert client.get(f"/workflows/{flow}/sum/stdout").text == "1\n2\n"
+    jobs = client.get(
+        "/jobs", params={"id": flow, "workflow": "true", "num": -1, "completed": "true", "detail": "true"}
+    )
+    paths = [item["path"] for job in jobs.json() for item in job.get("outputFiles", ())]
+    assert sorted(paths) == [f"flow-{flow}/p1", f"flow-{flow}/p2"]
+
+
 def test_an_artifact_that_is_not_there(stack: Stack, dav: WebDav) -> None:
     task = {"image": stack.image, "runtime": "singularity", "cmd": "true"}
     document = {
