@@ -224,6 +224,19 @@ def task_doc_json(session: Session, dag_id: str, run_id: str, task_id: str) -> s
     return text
 
 
+def task_owner(session: Session, dag_id: str, run_id: str, task_id: str) -> str | None:
+    """Return the owner that a DAG's file gives a task, in the version of a run; None if it leaves that to Airflow."""
+    from airflow.configuration import conf
+    from airflow.models.dagbag import DBDagBag
+
+    run = get_dag_run(session, dag_id, run_id)
+    dag = None if run is None else DBDagBag(load_op_links=False).get_dag_for_run(run, session)
+    if dag is None or task_id not in dag.task_ids:
+        return None
+    owner: str = dag.get_task(task_id).owner
+    return None if owner in ("", conf.get("operators", "default_owner")) else owner
+
+
 def lock_for_writing_dag(session: Session, dag_id: str) -> None:
     """Let only one transaction at a time write this DAG (two workers that both find it missing would collide)."""
     from sqlalchemy import text

@@ -282,7 +282,9 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "operators": modules("operators"),
+        "sensors": modules("sensors"),
         "triggers": modules("triggers"),
+        "task-decorators": [{"name": "prominence", "class-name": "airflow_prominence.decorators.prominence_task"}],
         "bundles": modules("dags"),
         "config": _config(),
         "db-managers": ["airflow_prominence.store.manager.ProminenceDBManager"],

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from airflow_prominence import _compat, documents
 from airflow_prominence._compat import RunFacts
-from airflow_prominence.api import adoption, submission
+from airflow_prominence.api import adoption, authored, submission
 from airflow_prominence.api.errors import ApiError
 from airflow_prominence.dags import submit as dags
 from airflow_prominence.dags.names import PHASE_TASKS, STAGE_OUT, WORKFLOW_DAG_ID
@@ -27,12 +27,20 @@ _NOT_WELL = frozenset({"failed", "upstream_failed", "skipped"})
 _OVER = _NOT_WELL | {"removed", "success"}
 
 
-def job_of_run(session: Session, dag_id: str, run_id: str, group_id: str = "") -> Job:
+def job_of_task(
+    session: Session, dag_id: str, run_id: str, group_id: str, slot: int, task_id: str, document: object
+) -> Job:
+    """Return the job of a task in a DAG that somebody has written; ``document`` is what the task says it runs."""
+    job = authored.job_of_task(session, dag_id, run_id, group_id, slot, task_id, document)
+    return _with_own_stage_out(session, _as_cleared(session, job))
+
+
+def job_of_run(session: Session, dag_id: str, run_id: str, group_id: str = "", slot: int = -1) -> Job:
     """Return the job that a run's group of tasks drives; make it if the run was started in Airflow.
 
     The owner is who pressed the button, as Airflow recorded it; conf's own job id is never believed.
     """
-    job = queries.job_of_run(session, dag_id, run_id, group_id)
+    job = queries.job_of_run(session, dag_id, run_id, group_id, slot)
     if job is not None:
         return _with_own_stage_out(session, _as_cleared(session, job))
     run = dags.run_facts(session, dag_id, run_id)
@@ -82,12 +90,12 @@ def _as_cleared(session: Session, job: Job) -> Job:
     Clearing gives a task instance a new id, and the job remembers the one it was begun for: so whichever of the
     run's tasks comes first notices, and only once. A task ``run`` that is over already will drive nothing.
     """
-    task = dags.run_task(session, job.dag_id, job.run_id, job.group_id)
+    task = dags.run_task(session, job.dag_id, job.run_id, job.group_id, job.slot)
     if task is None or task.id == job.run_ti:
         return job
     locked = transitions.lock_job(session, job.id)
     # Looked at again: another transaction may have seen a later clearing before we had the lock.
-    task = dags.run_task(session, job.dag_id, job.run_id, job.group_id)
+    task = dags.run_task(session, job.dag_id, job.run_id, job.group_id, job.slot)
     if locked is None or task is None or task.ended or task.id == locked.run_ti:
         return job
     known, locked.run_ti = locked.run_ti, task.id
@@ -103,7 +111,7 @@ def _with_own_stage_out(session: Session, job: Job) -> Job:
     """Note which instance of the task ``stage_out`` there is before the job's end: a later one is a wish of its own."""
     if job.phase == DONE and job.stage_out_ti is not None:
         return job
-    task = dags.stage_out_task(session, job.dag_id, job.run_id, job.group_id)
+    task = dags.stage_out_task(session, job.dag_id, job.run_id, job.group_id, job.slot)
     if task is None or task.id == job.stage_out_ti:
         return job
     locked = transitions.lock_job(session, job.id)
@@ -123,7 +131,7 @@ def stage_out_again(session: Session, job_id: int, ti_id: str) -> Restaging | No
         raise ApiError(400, "Job does not exist")
     if job.phase != DONE or job.stage_out_ti in (None, ti_id) or not restaging.has_staged_out(session, job):
         return None
-    task = dags.stage_out_task(session, job.dag_id, job.run_id, job.group_id)
+    task = dags.stage_out_task(session, job.dag_id, job.run_id, job.group_id, job.slot)
     if task is None or task.id != ti_id or task.ended:
         raise ApiError(409, "This task is over, or was cleared again")
     return restaging.ask(session, job, ti_id)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import posixpath
 from typing import Any
 
+from sqlalchemy.orm import Session
+
 from airflow_prominence import documents
 from airflow_prominence.api.errors import ApiError
 from airflow_prominence.api.settings import settings
@@ -94,6 +96,19 @@ def place_of_output(uid: str, key: str) -> PutTarget:
     if not key.startswith(scratch_folder(uid) + "/"):
         raise ApiError(400, "name: is not below the job's own folder")
     return object_store().url_to_put(key, RENEWED_OUTPUT_LIFETIME_S, to_node=True)
+
+
+def stored_outputs(session: Session, job: Job) -> list[dict[str, Any]]:
+    """Return a job's outputs that are stored, by key in the object store or by path on its user's own storage."""
+    found = []
+    for row in stored.of_attempt(session, job):
+        item = {"name": row.name, "kind": row.kind, "file": row.file, "size": row.size, "sha256": row.sha256}
+        if stored.on_users_storage(job):
+            folder = documents.output_folder(job.document["storage"].get("directory"), substitutions(job))
+            found.append({**item, "path": posixpath.join(folder, row.file)})
+        else:
+            found.append({**item, "key": output_key(job.uid, row.file)})
+    return found
 
 
 def with_urls(view: dict[str, Any], job: Job) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from airflow.sdk import DAG, BaseOperator, Param, TaskGroup, TriggerRule
 from airflow_prominence.dags import names
 from airflow_prominence.dags.plan import Group, Plan
 from airflow_prominence.operators.phases import (
+    CompactJobOperator,
     JobArrayOperator,
-    JobOperator,
     OutcomeOperator,
     ProvisionOperator,
     ReleaseOperator,
@@ -94,7 +94,7 @@ def _tasks(group: Group) -> tuple[BaseOperator, list[BaseOperator], list[BaseOpe
         return _in_phases(group)
     task: Any
     if group.form == "compact":
-        task = JobOperator(task_id=group.id, task_display_name=group.member)
+        task = CompactJobOperator(task_id=group.id, task_display_name=group.member)
     else:
         shown = f"{group.member} ({group.jobs} job{'' if group.jobs == 1 else 's'})"
         array = JobArrayOperator.partial(task_id=group.id, task_display_name=shown)

@@ -173,9 +173,11 @@ def run_task(
     return found[0] if found else None
 
 
-def stage_out_task(session: Session, dag_id: str, run_id: str, group_id: str = "") -> TaskInstanceFacts | None:
+def stage_out_task(
+    session: Session, dag_id: str, run_id: str, group_id: str = "", slot: int = -1
+) -> TaskInstanceFacts | None:
     """Return the present instance of the task ``stage_out`` of a job of the run, or None if it has none."""
-    found = _compat.task_instances(session, dag_id, run_id, [in_group(group_id, STAGE_OUT)])
+    found = _of_slot(_compat.task_instances(session, dag_id, run_id, [in_group(group_id, STAGE_OUT)]), slot)
     return found[0] if found else None
 
 

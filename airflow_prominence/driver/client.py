@@ -92,10 +92,33 @@ class InternalClient:
         """Close the connections."""
         await self._http.aclose()
 
-    async def job_of_run(self, dag_id: str, run_id: str, group: str = "") -> JobView:
-        """Return the job that a run, or a group of its tasks, drives; it is made now if somebody started that run."""
+    async def job_of_run(self, dag_id: str, run_id: str, group: str = "", slot: int = -1) -> JobView:
+        """Return the job that a run, or a group of its tasks, drives; it is made now if somebody started that run.
+
+        ``slot`` is the map index of a group's tasks.
+        """
         path = f"/runs/{_segment(dag_id)}/{_segment(run_id)}/job"
-        return await self._call("POST", path, {"group": group}, read=_job)
+        return await self._call("POST", path, {"group": group, "slot": slot}, read=_job)
+
+    async def job_of_task(
+        self, dag_id: str, run_id: str, group: str, slot: int, task_id: str, document: object
+    ) -> JobView:
+        """Return the job of a task that has brought its document with it; it is made now if there is none yet."""
+        body = {"group": group, "slot": slot, "task_id": task_id, "document": document}
+        path = f"/runs/{_segment(dag_id)}/{_segment(run_id)}/job"
+        return await self._call("POST", path, body, read=_job)
+
+    async def outputs(self, job_id: int) -> list[dict[str, Any]]:
+        """Return a job's stored outputs: name, kind, size, sha256, and ``key`` or, on its user's storage, ``path``."""
+        return await self._call("GET", f"/jobs/{job_id}/outputs", read=_outputs)
+
+    async def look_for(
+        self, dag_id: str, run_id: str, task_id: str, job: int | None, workflow: int | None
+    ) -> dict[str, Any]:
+        """Return a job (``{"job": …}``) or workflow (``{"workflow": …}``) of the owner of a run's task."""
+        body = {"task_id": task_id, "job": job, "workflow": workflow}
+        path = f"/runs/{_segment(dag_id)}/{_segment(run_id)}/look"
+        return await self._call("POST", path, body, read=dict)
 
     async def workflow_of_run(self, dag_id: str, run_id: str) -> WorkflowView:
         """Return the workflow that a run has made of the document it was started with; it is made now if need be."""
@@ -257,6 +280,10 @@ def _job(answer: Mapping[str, Any]) -> JobView:
 
 def _jobs(answer: Mapping[str, Any]) -> list[JobView]:
     return [JobView.from_json(job) for job in answer["jobs"]]
+
+
+def _outputs(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [dict(output) for output in answer["outputs"]]
 
 
 def _outcome(answer: Mapping[str, Any]) -> RunOutcome:

@@ -1,9 +1,13 @@
-"""Operators: thin faces of the driver. None of them ever needs a worker."""
+"""Operators: thin faces of the driver.
 
+For those who write DAGs: ``JobOperator``. The others are what generated DAGs are made of; none of them needs a worker.
+"""
+
+from airflow_prominence.operators.job import JobOperator
 from airflow_prominence.operators.maintenance import MaintenanceOperator
 from airflow_prominence.operators.phases import (
+    CompactJobOperator,
     JobArrayOperator,
-    JobOperator,
     OutcomeOperator,
     ProvisionOperator,
     ReleaseOperator,
@@ -13,6 +17,7 @@ from airflow_prominence.operators.phases import (
 )
 
 __all__ = [
+    "CompactJobOperator",
     "JobArrayOperator",
     "JobOperator",
     "MaintenanceOperator",

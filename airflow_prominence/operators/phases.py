@@ -52,10 +52,11 @@ class OutcomeOperator(TriggerOnlyOperator):
     ui_color = "#f6e9db"
 
 
-class JobOperator(TriggerOnlyOperator):
-    """A job in one task, from its place to its end."""
+class CompactJobOperator(TriggerOnlyOperator):
+    """A job of a generated DAG in one task, from its place to its end."""
 
     start_trigger_args = starts_as(PHASE_TRIGGER, phase="job")
+    custom_operator_name = "JobOperator"
     ui_color = "#c9e7c5"
 
 

@@ -61,16 +61,21 @@ def shown(session: Session, job: Job) -> dict[str, list[dict[str, Any]]]:
     What is not stored, or is gone again, has its name alone. Only the last attempt's outputs are the job's.
     """
     wanted = {key: job.document[key] for key in KINDS.values() if key in job.document}
-    stored: list[StagedOutput] = []
-    if wanted and (job.outputs_gone_at is None or on_users_storage(job)):
-        query = select(StagedOutput).where(StagedOutput.job_id == job.id, StagedOutput.attempt == job.attempt)
-        stored = list(session.scalars(query.order_by(StagedOutput.name)))
+    stored = of_attempt(session, job) if wanted else []
     view: dict[str, list[dict[str, Any]]] = {}
     for kind, key in KINDS.items():
         if key in wanted:
             of_kind = [row for row in stored if row.kind == kind]
             view[key] = [item for asked in wanted[key] for item in _items(asked, of_kind)]
     return view
+
+
+def of_attempt(session: Session, job: Job) -> list[StagedOutput]:
+    """Return the outputs of the job's last attempt that are stored, as far as they are still there."""
+    if job.outputs_gone_at is not None and not on_users_storage(job):
+        return []
+    query = select(StagedOutput).where(StagedOutput.job_id == job.id, StagedOutput.attempt == job.attempt)
+    return list(session.scalars(query.order_by(StagedOutput.name)))
 
 
 def are_missing(session: Session, job: Job) -> bool:

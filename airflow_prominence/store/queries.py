@@ -204,9 +204,9 @@ def owner_at_attempt(session: Session, job_id: int, attempt: int) -> Owner | Non
     return None if row is None else Owner(row[0], tuple(row[1]), row[2], row[3])
 
 
-def job_of_run(session: Session, dag_id: str, run_id: str, group_id: str = "") -> Job | None:
+def job_of_run(session: Session, dag_id: str, run_id: str, group_id: str = "", slot: int = -1) -> Job | None:
     """Return the job that a group of a run's tasks drives; the row knows, conf is never asked."""
-    query = select(Job).where(Job.dag_id == dag_id, Job.run_id == run_id, Job.group_id == group_id, Job.slot == -1)
+    query = select(Job).where(Job.dag_id == dag_id, Job.run_id == run_id, Job.group_id == group_id, Job.slot == slot)
     return session.scalars(query).one_or_none()
 
 

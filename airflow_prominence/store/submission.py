@@ -66,10 +66,12 @@ def next_id(session: Session) -> int:
     return int(session.execute(select(id_sequence.next_value())).scalar_one())
 
 
-def insert_job(session: Session, job_id: int, new: NewJob, dag_id: str, run_id: str) -> Job:
+def insert_job(
+    session: Session, job_id: int, new: NewJob, dag_id: str, run_id: str, group_id: str = "", slot: int = -1
+) -> Job:
     """Add a job of no workflow and what belongs to it; nothing is committed here."""
     now = time.time()
-    job = Job(**row_of(job_id, new, dag_id, run_id, now))
+    job = Job(**row_of(job_id, new, dag_id, run_id, now) | {"group_id": group_id, "slot": slot})
     session.add(job)
     session.flush()
     session.add(new_attempt(job, now))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -47,14 +48,23 @@ class PhaseTrigger(BaseTrigger):
     job (a triggerer that was paused, and its successor) does no harm.
     """
 
-    def __init__(self, phase: str) -> None:
+    def __init__(self, phase: str, document: str | None = None, to_worker: bool = False) -> None:
+        """Of a ``document``, JSON text, the job is made; ``to_worker``: a worker ends the task, and is told all."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.phase = phase
+        self.document = document
+        self.to_worker = to_worker
         self._job: JobView | None = None
+        self._outputs: list[dict[str, Any]] = []
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return class path and arguments, by which another triggerer can go on with it."""
-        return f"{type(self).__module__}.{type(self).__qualname__}", {"phase": self.phase}
+        kwargs: dict[str, Any] = {"phase": self.phase}
+        if self.document is not None:
+            kwargs["document"] = self.document
+        if self.to_worker:
+            kwargs["to_worker"] = True
+        return f"{type(self).__module__}.{type(self).__qualname__}", kwargs
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Drive, then end the task with an event."""
@@ -69,11 +79,12 @@ class PhaseTrigger(BaseTrigger):
             judged = Verdict("failed", f"The phase {self.phase} could not be driven: {type(error).__name__}: {error}")
         (self.log.error if judged.end == "failed" else self.log.info)("%s", judged.sentence)
         await asyncio.sleep(_LAST_LINES_S)
-        yield _EVENTS[judged.end](xcoms={"return_value": self._result(judged)})
+        result = self._result(judged)
+        yield TriggerEvent(result) if self.to_worker else _EVENTS[judged.end](xcoms={"return_value": result})
 
     async def _drive(self, process: DriverProcess, whose: TaskIdentity) -> Verdict:
         try:
-            job = await process.client.job_of_run(whose.dag_id, whose.run_id, self._group(whose.task_id))
+            job = await self._begun(process, whose)
             self._job = job
             if self.phase == "stage_out" and job.ended and job.stage_out_ti not in ("", whose.ti_id):
                 again = await restage(process.client, process.watch, job, whose.ti_id, self._write)
@@ -82,9 +93,20 @@ class PhaseTrigger(BaseTrigger):
                 job = await process.client.job(job.id)
             story = Story(self.phase, self._write)
             job = self._job = await drive(process.client, process.watch, job, self.phase, story.tell)
+            if self.to_worker and job.ended:
+                self._outputs = await process.client.outputs(job.id)
         except ApiRefused as refused:
             return self._without_job(refused.sentence)
         return verdict(job, self.phase)
+
+    async def _begun(self, process: DriverProcess, whose: TaskIdentity) -> JobView:
+        group = self._group(whose.task_id)
+        if self.document is None:
+            return await process.client.job_of_run(whose.dag_id, whose.run_id, group, whose.map_index)
+        document = json.loads(self.document)
+        return await process.client.job_of_task(
+            whose.dag_id, whose.run_id, group, whose.map_index, whose.task_id, document
+        )
 
     def _write(self, line: str) -> None:
         self.log.info("%s", line)
@@ -119,6 +141,8 @@ class PhaseTrigger(BaseTrigger):
 
     def _result(self, judged: Verdict) -> dict[str, Any]:
         result: dict[str, Any] = {"phase": self.phase, "message": judged.sentence}
+        if self.to_worker:
+            result |= {"end": judged.end, "outputs": self._outputs}
         job = self._job
         if job is not None:
             result |= {

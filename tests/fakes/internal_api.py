@@ -92,6 +92,10 @@ class FakeInternalApi(httpx.AsyncBaseTransport):
         self.refuse_runs: dict[str, str] = {}
         self.outcomes: dict[str, dict[str, Any]] = {}
         self.cancelled: list[dict[str, Any]] = []
+        #: The documents that tasks have brought, what was stored of a job, and the workflows that sensors look for.
+        self.documents: list[Any] = []
+        self.outputs: dict[int, list[dict[str, Any]]] = {}
+        self.workflows: dict[int, dict[str, Any]] = {}
         self.chunks = 1
         self.most_failures = 20
         self.counts: dict[str, int] = {"evicted": 0, "woken": 2}
@@ -200,7 +204,9 @@ class FakeInternalApi(httpx.AsyncBaseTransport):
         routes: list[tuple[str, str, Callable[..., Any]]] = [
             ("POST", r"/runs/([^/]+)/([^/]+)/job", self._job_of_run),
             ("POST", r"/runs/([^/]+)/([^/]+)/outcome", self._outcome),
+            ("POST", r"/runs/([^/]+)/([^/]+)/look", self._look),
             ("GET", r"/jobs/(\d+)", self._job),
+            ("GET", r"/jobs/(\d+)/outputs", self._outputs),
             ("POST", r"/jobs/(\d+)/claim", self._claim),
             ("POST", r"/jobs/(\d+)/stage_out", self._stage_out),
             ("POST", r"/watch", self._watch),
@@ -221,10 +227,27 @@ class FakeInternalApi(httpx.AsyncBaseTransport):
     def _job_of_run(self, dag_id: str, run_id: str, body: dict[str, Any]) -> httpx.Response:
         if run_id in self.refuse_runs:
             return httpx.Response(400, json={"error": self.refuse_runs[run_id]})
+        where = (dag_id, run_id, body.get("group", ""), body.get("slot", -1))
         for job in self.jobs.values():
-            if (job.dag_id, job.run_id, job.group_id) == (dag_id, run_id, body.get("group", "")):
+            if (job.dag_id, job.run_id, job.group_id, job.slot) == where:
                 return httpx.Response(200, json={"job": job.view()})
-        return httpx.Response(400, json={"error": "the run has no job"})
+        if "document" not in body:
+            return httpx.Response(400, json={"error": "the run has no job"})
+        self.documents.append(body["document"])
+        job_id = max(self.jobs, default=0) + 1
+        made = self.add(job_id, dag_id=dag_id, run_id=run_id, group_id=body["group"], slot=body["slot"])
+        return httpx.Response(200, json={"job": made.view()})
+
+    def _look(self, dag_id: str, run_id: str, body: dict[str, Any]) -> httpx.Response:
+        if body["workflow"] is not None:
+            return httpx.Response(200, json={"workflow": self.workflows[body["workflow"]]})
+        job = self.jobs.get(body["job"])
+        if job is None:
+            return httpx.Response(400, json={"error": f"Job {body['job']} does not exist, or is not yours"})
+        return httpx.Response(200, json={"job": job.view()})
+
+    def _outputs(self, job_id: str, body: dict[str, Any]) -> httpx.Response:
+        return httpx.Response(200, json={"outputs": self.outputs.get(int(job_id), [])})
 
     def _job(self, job_id: str, body: dict[str, Any]) -> httpx.Response:
         job = self.jobs.get(int(job_id))

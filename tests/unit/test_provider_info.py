@@ -30,7 +30,7 @@ def test_entry_points_lead_somewhere() -> None:
     assert all(point.load() for point in points)
 
 
-@pytest.mark.parametrize("kind", ["operators", "triggers", "bundles"])
+@pytest.mark.parametrize("kind", ["operators", "sensors", "triggers", "bundles"])
 def test_named_modules_exist(kind: str) -> None:
     for entry in get_provider_info()[kind]:
         for module in entry["python-modules"]:
@@ -42,6 +42,12 @@ def test_named_objects_exist(kind: str) -> None:
     for path in get_provider_info()[kind]:
         module, _, name = path.rpartition(".")
         assert getattr(importlib.import_module(module), name)
+
+
+def test_named_decorators_exist() -> None:
+    for decorator in get_provider_info()["task-decorators"]:
+        module, _, name = decorator["class-name"].rpartition(".")
+        assert callable(getattr(importlib.import_module(module), name))
 
 
 def test_every_option_is_described_and_has_a_default_as_text() -> None:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from airflow_prominence.api import adoption, housekeeper, retention, runs
+from airflow_prominence.api import adoption, authored, housekeeper, retention, runs, staging
 from airflow_prominence.api.auth import the_driver
 from airflow_prominence.api.body import read_object
 from airflow_prominence.api.database import transact_async
@@ -30,9 +30,30 @@ _LONGEST_WATCH_S = 55.0
 
 @router.post("/runs/{dag_id}/{run_id}/job", summary="The job of a run")
 async def job_of_run(dag_id: str, run_id: str, request: Request) -> dict[str, Any]:
-    """Return the job that a run's group of tasks drives; make it first if the run was started in Airflow."""
-    group = str((await read_object(request)).get("group", ""))
-    return {"job": await transact_async(lambda s: _view(s, runs.job_of_run(s, dag_id, run_id, group)))}
+    """Return the job that a run's group of tasks drives; make it first if the run was started in Airflow.
+
+    A task of a DAG that somebody has written has its ``document`` with it, of which its job is made.
+    """
+    body = await read_object(request)
+    group, slot = str(body.get("group", "")), _number(body, "slot", -1)
+    if "document" in body:
+        task, document = str(body.get("task_id")), body["document"]
+        return {
+            "job": await transact_async(
+                lambda s: _view(s, runs.job_of_task(s, dag_id, run_id, group, slot, task, document))
+            )
+        }
+    return {"job": await transact_async(lambda s: _view(s, runs.job_of_run(s, dag_id, run_id, group, slot)))}
+
+
+@router.post("/runs/{dag_id}/{run_id}/look", summary="What a sensor waits for")
+async def look(dag_id: str, run_id: str, request: Request) -> dict[str, Any]:
+    """Return a job or workflow, if it belongs to whom the jobs of the sensor's task would belong."""
+    body = await read_object(request)
+    task = str(body.get("task_id"))
+    job = None if body.get("job") is None else _number(body, "job")
+    workflow = None if body.get("workflow") is None else _number(body, "workflow")
+    return await transact_async(lambda session: authored.look(session, dag_id, run_id, task, job, workflow))
 
 
 @router.post("/runs/{dag_id}/{run_id}/workflow", summary="The workflow made by a run")
@@ -79,6 +100,12 @@ async def claim(job_id: int, request: Request) -> dict[str, Any]:
 async def get_job(job_id: int) -> dict[str, Any]:
     """Return the job with its story."""
     return {"job": await transact_async(lambda session: _view(session, session.get(Job, job_id)))}
+
+
+@router.get("/jobs/{job_id}/outputs", summary="A job's stored outputs")
+async def outputs(job_id: int) -> dict[str, Any]:
+    """Return where they are; no URLs, for this comes to lie where more than the job's owner can read."""
+    return {"outputs": await transact_async(lambda session: _outputs(session, session.get(Job, job_id)))}
 
 
 @router.post("/jobs/{job_id}/stage_out", summary="Upload an ended job's outputs again")
@@ -144,9 +171,9 @@ async def maintenance() -> dict[str, int]:
     return {**done, "settled_uploads": settled, **await run_in_threadpool(retention.sweep)}
 
 
-def _number(body: dict[str, Any], key: str) -> int:
-    value = body.get(key, 0)
-    if not isinstance(value, int):
+def _number(body: dict[str, Any], key: str, default: int = 0) -> int:
+    value = body.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool):
         raise ApiError(400, f"{key}: must be an integer")
     return value
 
@@ -165,6 +192,12 @@ def _view(session: Session, job: Job | None) -> dict[str, Any]:
     if job is None:
         raise ApiError(400, "Job does not exist")
     return queries.driver_view(session, job)
+
+
+def _outputs(session: Session, job: Job | None) -> list[dict[str, Any]]:
+    if job is None:
+        raise ApiError(400, "Job does not exist")
+    return staging.stored_outputs(session, job)
 
 
 def _views(session: Session, ids: list[int]) -> list[dict[str, Any]]:

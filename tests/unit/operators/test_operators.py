@@ -16,7 +16,7 @@ _PHASES = {
     operators.StageOutOperator: "stage_out",
     operators.ReleaseOperator: "release",
     operators.OutcomeOperator: "outcome",
-    operators.JobOperator: "job",
+    operators.CompactJobOperator: "job",
 }
 
 
@@ -48,6 +48,7 @@ def test_a_mapped_array_is_handed_to_its_trigger_with_no_argument() -> None:
 
 def test_the_public_surface() -> None:
     assert sorted(operators.__all__) == [
+        "CompactJobOperator",
         "JobArrayOperator",
         "JobOperator",
         "MaintenanceOperator",

@@ -14,7 +14,8 @@ from airflow_prominence import tokens
 from airflow_prominence.driver import InternalClient, JobWatch
 from airflow_prominence.driver.process import DriverProcess
 from airflow_prominence.driver.sharewatch import ShareWatch
-from airflow_prominence.triggers import maintenance, phase
+from airflow_prominence.triggers import look, maintenance, phase
+from airflow_prominence.triggers.look import LookTrigger
 from airflow_prominence.triggers.maintenance import MaintenanceTrigger
 from airflow_prominence.triggers.phase import PhaseTrigger
 from tests.fakes.internal_api import BASE_URL, SECRET, FakeInternalApi
@@ -48,6 +49,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> FakeInternalApi:
 
     monkeypatch.setattr(phase, "this_process", process)
     monkeypatch.setattr(maintenance, "this_process", process)
+    monkeypatch.setattr(look, "this_process", process)
     monkeypatch.setattr(phase, "_LAST_LINES_S", 0.05)
     return fake
 
@@ -58,7 +60,7 @@ def _trigger(name: str, run_id: str) -> PhaseTrigger:
     return trigger
 
 
-async def _event(trigger: PhaseTrigger | MaintenanceTrigger) -> TriggerEvent:
+async def _event(trigger: PhaseTrigger | MaintenanceTrigger | LookTrigger) -> TriggerEvent:
     async def only() -> TriggerEvent:
         events = [event async for event in trigger.run()]
         assert len(events) == 1
@@ -338,8 +340,67 @@ async def test_maintenance(api: FakeInternalApi, lines: Callable[[], list[str]])
 
 
 @pytest.mark.parametrize("trigger", [PhaseTrigger(phase="run"), MaintenanceTrigger()])
-def test_another_triggerer_can_make_it_again(trigger: PhaseTrigger | MaintenanceTrigger) -> None:
+def test_another_triggerer_can_make_it_again(trigger: PhaseTrigger | MaintenanceTrigger | LookTrigger) -> None:
     path, kwargs = trigger.serialize()
     module, _, name = path.rpartition(".")
     made = getattr(__import__(module, fromlist=[name]), name)(**kwargs)
     assert made.serialize() == (path, kwargs)
+
+
+async def test_a_task_that_brings_a_document_gets_a_job_and_tells_a_worker_of_it(api: FakeInternalApi) -> None:
+    trigger = PhaseTrigger("job", document='{"name": "x"}', to_worker=True)
+    trigger.task_instance = _TaskInstance("r", "group.work", "written", map_index=2)  # type: ignore[assignment]
+    waiting = asyncio.ensure_future(_event(trigger))
+    while not api.jobs:
+        await asyncio.sleep(0.01)
+    [job] = api.jobs.values()
+    assert (job.dag_id, job.group_id, job.slot) == ("written", "group.work", 2)
+    api.outputs[job.id] = [{"name": "o", "file": "o", "size": 1, "key": "k"}]
+    api.change(job.id, exit_codes=[0], node_success=True)
+    api.end(job.id)
+    event = await waiting
+    # Not one that ends the task: a worker pushes what it has to, and tells of Assets.
+    assert type(event) is TriggerEvent
+    told = event.payload
+    assert (told["end"], told["job"], told["outputs"]) == ("success", job.id, api.outputs[job.id])
+    assert api.documents == [{"name": "x"}]
+
+
+async def test_a_document_that_is_refused_is_told_to_the_worker(api: FakeInternalApi) -> None:
+    api.refuse_runs["r"] = "job.tasks: is missing"
+    trigger = PhaseTrigger("job", document="{}", to_worker=True)
+    trigger.task_instance = _TaskInstance("r", "work")  # type: ignore[assignment]
+    event = await _event(trigger)
+    assert (event.payload["end"], event.payload["message"]) == ("failed", "job.tasks: is missing")
+    assert "job" not in event.payload
+
+
+async def test_a_sensor_waits_for_a_jobs_end_by_the_one_watch(api: FakeInternalApi) -> None:
+    api.add(7, phase="running")
+    trigger = LookTrigger(job=7)
+    trigger.task_instance = _TaskInstance("r", "wait")  # type: ignore[assignment]
+    waiting = asyncio.ensure_future(_event(trigger))
+    while not api.open_watches:
+        await asyncio.sleep(0.01)
+    api.end(7, outcome="failed", reason="Job was evicted")
+    told = (await waiting).payload
+    assert (told["job"], told["success"], told["status"], told["reason"]) == (7, False, "failed", "Job was evicted")
+
+
+async def test_a_sensor_waits_for_a_workflows_end(api: FakeInternalApi) -> None:
+    going = {"ended": False, "status": None, "reason": "", "progress": {"total": 2, "done": 1, "failed": 0}}
+    api.workflows[8] = going
+    trigger = LookTrigger(workflow=8)
+    trigger.task_instance = _TaskInstance("r", "wait")  # type: ignore[assignment]
+    waiting = asyncio.ensure_future(_event(trigger))
+    while not api.calls["look"]:
+        await asyncio.sleep(0.01)
+    api.workflows[8] = {**going, "ended": True, "status": "completed", "progress": {"total": 2, "done": 2, "failed": 0}}
+    told = (await waiting).payload
+    assert (told["workflow"], told["success"], told["progress"]["done"]) == (8, True, 2)
+
+
+async def test_a_sensor_is_told_that_there_is_nothing_to_wait_for(api: FakeInternalApi) -> None:
+    trigger = LookTrigger(job=9)
+    trigger.task_instance = _TaskInstance("r", "wait")  # type: ignore[assignment]
+    assert "does not exist" in (await _event(trigger)).payload["refused"]

@@ -1,0 +1,112 @@
+"""Jobs of tasks in DAGs that people write: the task brings the document, Airflow's rows say whose the job is."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from airflow_prominence import _compat, documents
+from airflow_prominence._compat import RunFacts
+from airflow_prominence.api import submission
+from airflow_prominence.api.errors import ApiError
+from airflow_prominence.api.submission import Owner
+from airflow_prominence.dags import submit as dags
+from airflow_prominence.store import queries, transitions, workflows
+from airflow_prominence.store.submission import insert_job, next_id
+from airflow_prominence.store.tables import Job
+
+log = logging.getLogger(__name__)
+
+REPLACED = "Job was replaced: its task was cleared in Airflow and has another document"
+_LONGEST_GROUP = 220
+
+
+def job_of_task(
+    session: Session, dag_id: str, run_id: str, group_id: str, slot: int, task_id: str, document: object
+) -> Job:
+    """Return the job of an authored task or group; make it if there is none, or none of this document.
+
+    A task that comes again, retried or cleared, keeps its job and has it tried again, unless its document has become
+    another one meanwhile: then that is a job of its own, and what there was is ended if it still goes on.
+    """
+    _compat.lock_for_writing_dag(session, f"{dag_id} {run_id} {group_id} {slot}")
+    job = queries.job_of_run(session, dag_id, run_id, group_id, slot)
+    task = dags.run_task(session, dag_id, run_id, group_id, slot)
+    if job is not None and (task is None or task.ended or task.id == job.run_ti):
+        return job
+    owner = owner_of_task(session, dag_id, run_id, task_id)
+    try:
+        new = submission.prepare(document, Owner(owner))
+    except documents.DocumentError as refused:
+        raise ApiError(400, f"job.{refused}" if refused.path else f"job: {refused}") from None
+    for path in new.secrets:
+        raise ApiError(400, f"job.{path}: is a secret, which has no place in a DAG")
+    if job is not None:
+        if job.owner == owner and _same(job.document, new.document):
+            return job
+        _put_aside(session, job)
+    made = insert_job(session, next_id(session), new, dag_id, run_id, group_id, slot)
+    made.run_ti = None if task is None else task.id
+    return made
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+
+
+def _put_aside(session: Session, job: Job) -> None:
+    """Let another job take this one's place in its run; no task id has such a sign in it."""
+    transitions.delete(session, job.id, None, REPLACED)
+    locked = transitions.lock_job(session, job.id)
+    if locked is not None:
+        locked.group_id = f"{locked.group_id[:_LONGEST_GROUP]}~{locked.id}"
+        session.flush()
+        log.info("job %s was replaced: its task has another document", locked.id)
+
+
+def owner_of_task(session: Session, dag_id: str, run_id: str, task_id: str) -> str:
+    """Return whose the jobs of a task are: who started its run or, if no person did, whom the DAG's file names.
+
+    Raises ApiError if the file names nobody.
+    """
+    run = dags.run_facts(session, dag_id, run_id)
+    if run is None:
+        raise ApiError(400, f"There is no run {run_id} of DAG {dag_id}")
+    if _by_hand(run):
+        return str(run.user)
+    owner = _compat.task_owner(session, dag_id, run_id, task_id)
+    if not owner:
+        sentence = "names no owner, and the run was started by no user: give its DAG default_args={'owner': …}"
+        raise ApiError(400, f"Task {task_id} of DAG {dag_id} {sentence}")
+    return owner
+
+
+def _by_hand(run: RunFacts) -> bool:
+    return run.run_type == "manual" and bool(run.user)
+
+
+def look(
+    session: Session, dag_id: str, run_id: str, task_id: str, job: int | None, workflow: int | None
+) -> dict[str, Any]:
+    """Return what a sensor waits for, if it belongs to whom the sensor's own jobs would belong."""
+    owner = owner_of_task(session, dag_id, run_id, task_id)
+    if job is not None:
+        found = queries.find_job(session, job, owner)
+        if found is None:
+            raise ApiError(400, f"Job {job} does not exist, or is not {owner}'s")
+        return {"job": queries.driver_view(session, found)}
+    wanted = None if workflow is None else workflows.find_workflow(session, workflow, owner)
+    if wanted is None:
+        raise ApiError(400, f"Workflow {workflow} does not exist, or is not {owner}'s")
+    progress = wanted.progress or workflows.progress_of(session, wanted.id)
+    view = {
+        "ended": wanted.ended_at is not None,
+        "status": wanted.status,
+        "reason": wanted.reason,
+        "progress": progress,
+    }
+    return {"workflow": view}
