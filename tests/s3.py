@@ -70,6 +70,8 @@ class S3Server:
                         f"-s3.config={config}",
                         "-s3.port.iceberg=0",
                         "-s3.port.lance=0",
+                        # The only one elects itself; by default it waits 10 to 20 s for others when it starts again.
+                        "-master.electionTimeout=1s",
                         "-master.volumeSizeLimitMB=256",
                         "-volume.max=20",
                     ),

@@ -166,7 +166,7 @@ class Api:
                 "exec": {},
                 "snapshot": {"url": f"{self.url}/objects/{name}"},
                 "stage_out": {"output_url": f"{self.url}/commands/{name}/place"},
-            }[given["kind"]]
+            }.get(given["kind"], {})
             made = Order({"id": name, "lease": lease, "timeout_s": 30} | where | given)
             self.orders[name] = made
             self.lock.notify_all()

@@ -1,5 +1,7 @@
 """Jobs that go every way a job can go, all at once: what became of each is then looked at by several tests.
 
+Runs that are started in Airflow, not by us, go beside them.
+
 "By hand" means what a user can do in Airflow's own pages, which call the same routes.
 """
 
@@ -171,6 +173,7 @@ class Rows:
         # It takes room from those who want all, until they have been dealt with.
         self.occupant = stack.submit(document(stack, Row("sleep 240"), "occupant"))
         stack.wait(self.occupant, "running")
+        self.started = self._start_in_airflow()
         self._pool = ThreadPoolExecutor(len(ROWS))
         self._played: dict[str, Future[Played]] = {
             name: self._pool.submit(self._play, row) for name, row in ROWS.items()
@@ -183,7 +186,19 @@ class Rows:
         """Wait for the end of all."""
         self._pool.shutdown()
         with self.stack.client() as http:
-            http.delete(f"/jobs/{self.occupant}")
+            # It can be deleted: no run that was given its number has ended it.
+            assert http.delete(f"/jobs/{self.occupant}").status_code == 200
+
+    def _start_in_airflow(self) -> dict[str, str]:
+        """Start runs as the trigger form does, by what was typed into it."""
+        confs: dict[str, dict[str, Any]] = {
+            "document": {"job": document(self.stack, Row(), "from-the-form")},
+            "nothing": {},
+            "number": {"job_id": self.occupant},
+        }
+        answers = {name: self.airflow.trigger(conf) for name, conf in confs.items()}
+        assert [answer.status_code for answer in answers.values()] == [200, 200, 200]
+        return {name: str(answer.json()["dag_run_id"]) for name, answer in answers.items()}
 
     def _play(self, row: Row) -> Played:
         succeeds_at = int(time.time()) + _SUCCEEDS_AFTER_S

@@ -182,26 +182,9 @@ def test_a_failed_release_changes_nothing(stack: Stack, airflow: Airflow) -> Non
 # -- runs started in Airflow -------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def started(stack: Stack, airflow: Airflow) -> Iterator[dict[str, str]]:
-    """Runs started in Airflow, by what was typed into the form; all at once."""
-    others = stack.submit(document(stack, Row("sleep 300"), "others"))
-    confs = {
-        "document": {"job": document(stack, Row(), "from-the-form")},
-        "nothing": {},
-        "number": {"job_id": others},
-    }
-    answers = {name: airflow.trigger(conf) for name, conf in confs.items()}
-    assert [answer.status_code for answer in answers.values()] == [200, 200, 200]
-    yield {name: str(answer.json()["dag_run_id"]) for name, answer in answers.items()}
-    with stack.client() as http:
-        # It can be deleted: no run of another job has ended it.
-        assert http.delete(f"/jobs/{others}").status_code == 200
-
-
-def test_the_trigger_form(stack: Stack, airflow: Airflow, started: dict[str, str]) -> None:
+def test_the_trigger_form(stack: Stack, airflow: Airflow, rows: Rows) -> None:
     """Started in Airflow with a document: the job is the user's who pressed the button."""
-    run = started["document"]
+    run = rows.started["document"]
     assert airflow.ended(run) == "success"
     assert airflow.result(run, "provision")["name"] == "from-the-form"
     [(owner, status)] = stack.psql("SELECT owner, status FROM prominence_job WHERE run_id = %s", run)
@@ -215,9 +198,9 @@ def test_the_trigger_form_refuses_a_bad_document(stack: Stack, airflow: Airflow)
 
 
 @pytest.mark.parametrize("typed", ["nothing", "number"])
-def test_a_run_without_a_document_fails_and_says_why(airflow: Airflow, started: dict[str, str], typed: str) -> None:
+def test_a_run_without_a_document_fails_and_says_why(airflow: Airflow, rows: Rows, typed: str) -> None:
     """The number of a job, typed into the form, is not believed."""
-    run = started[typed]
+    run = rows.started[typed]
     assert airflow.ended(run) == "failed"
     assert airflow.tasks(run) == _NEVER_PLACED
     assert "job: is missing" in airflow.result(run, "provision")["message"]

@@ -10,6 +10,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -219,34 +220,41 @@ def test_a_snapshot_of_a_job_that_has_ended(stack: Stack, prominence: Callable[.
     )
 
 
-@pytest.mark.parametrize("stream", ["stdout", "stderr"])
-def test_output_is_followed_while_the_job_runs(stack: Stack, client: httpx.Client, tmp_path: Path, stream: str) -> None:
+def test_output_is_followed_while_the_job_runs(stack: Stack, tmp_path: Path) -> None:
     """With -t from before its start; the client asks each other second and not once more after the end."""
-    to = "" if stream == "stdout" else ">&2"
-    script = f"for i in 1 2 3 4 5 6; do echo line $i {to}; sleep 1; done; sleep 4"
+    script = "for i in 1 2 3 4 5 6; do echo out $i; echo err $i >&2; sleep 1; done; sleep 4"
     document = {
         "resources": {"cpus": 1, "memory": 1, "disk": 1},
         "tasks": [{"image": stack.image, "runtime": "singularity", "cmd": f"sh -c '{script}'"}],
     }
     job = stack.submit(document)
-    environment = {**settings.own_environment(os.environ), "PROMINENCE_URL": stack.url, "PROMINENCE_TOKEN": stack.token}
-    argv = [str(Path(sys.executable).parent / "prominence"), stream, str(job), "-t"]
-    came: list[tuple[str, float]] = []
-    with subprocess.Popen(
-        argv,
-        env={**environment, "PYTHONUNBUFFERED": "1", "HOME": str(tmp_path)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as tail:
-        assert tail.stdout is not None
-        assert tail.stderr is not None
-        for line in tail.stdout:
-            came.append((line, time.monotonic()))
-        errors = tail.stderr.read()
-    assert (tail.returncode, errors) == (0, "")
-    assert [line for line, _ in came] == [f"line {number}\n" for number in range(1, 7)]
-    assert came[-1][1] - came[0][1] > 3
+    own = settings.own_environment(os.environ)
+    environ = {**own, "PROMINENCE_URL": stack.url, "PROMINENCE_TOKEN": stack.token, "HOME": str(tmp_path)}
+
+    def argv(stream: str) -> list[str]:
+        return [str(Path(sys.executable).parent / "prominence"), stream, str(job)]
+
+    def follow(stream: str) -> list[tuple[str, float]]:
+        with subprocess.Popen(
+            [*argv(stream), "-t"],
+            env={**environ, "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as tail:
+            assert tail.stdout is not None
+            assert tail.stderr is not None
+            came = [(line, time.monotonic()) for line in tail.stdout]
+            errors = tail.stderr.read()
+        assert (tail.returncode, errors) == (0, "")
+        return came
+
+    with ThreadPoolExecutor(2) as pool:
+        both = dict(zip(("stdout", "stderr"), pool.map(follow, ("stdout", "stderr")), strict=True))
     assert stack.wait(job)["status"] == "completed"
-    whole = subprocess.run(argv[:-1], env={**environment, "HOME": str(tmp_path)}, capture_output=True, text=True)
-    assert re.fullmatch(r"(line \d\n){6}\n", whole.stdout), whole
+    for stream, came in both.items():
+        short = stream.removeprefix("std")
+        assert [line for line, _ in came] == [f"{short} {number}\n" for number in range(1, 7)]
+        assert came[-1][1] - came[0][1] > 3
+        whole = subprocess.run(argv(stream), env=environ, capture_output=True, text=True)
+        assert re.fullmatch(rf"({short} \d\n){{6}}\n", whole.stdout), whole
