@@ -103,14 +103,16 @@ class Delivery:
         """Send what there is; True when the end has been acknowledged. Raises Unreachable or Refused."""
         self._gather()
         ending = bool(self._waiting) and self._waiting[-1]["kind"] == "end"
+        end = int(self._waiting[-1]["seq"]) if ending else 0
         self._post([report for report in self._waiting if report["kind"] != "end"])
+        if ending and self._acked >= end:
+            return True  # who delivered before us has told it, and died before the answer
         for stream in self._streams:
             self._put(stream, ending)
         if not ending:
             return False
         if self.busy or not self._waiting or not os.path.exists(spool.swept_path(self._folder)):
             return False
-        end = int(self._waiting[-1]["seq"])
         self._post(self._waiting)
         return self._acked >= end
 

@@ -87,6 +87,7 @@ class Api:
         self.last_poll: dict[str, str] = {}
         self.down = False
         self.drop_after_body = 0  # so many requests are done, and then not answered
+        self.down_after_end = False  # the first end that arrives is the last that is heard, and is not answered
         self.conflicts = 0  # so many polls get a 409
         self.repeat_starts = False
         self.store = ""  # where outputs are to be sent
@@ -340,6 +341,11 @@ def _server(api: Api) -> ThreadingHTTPServer:
                 status, answer = api.route(
                     self.command, parts.path.removeprefix("/internal"), parse_qs(parts.query), token, body
                 )
+                if api.down_after_end and any(lease.end for lease in api.leases.values()):
+                    api.down, api.down_after_end = True, False
+                    self.close_connection = True
+                    api.lock.notify_all()
+                    return
                 api.lock.notify_all()
                 if api.drop_after_body and not parts.path.endswith("/poll"):
                     api.drop_after_body -= 1

@@ -83,6 +83,18 @@ def test_killed_guard(api: Api, agent: Agent, starts: object) -> None:
     assert count(starts) == 1
 
 
+def test_a_runner_that_dies_before_it_hears_that_its_end_is_known(api: Api, agent: Agent) -> None:
+    api.set(down_after_end=True)
+    lease = api.assign(L1, [sh("echo one")])
+    api.wait(lambda: api.down)
+    assert lease.end is not None
+    os.kill(agent.pid(L1, "runner"), signal.SIGKILL)
+    api.set(down=False)
+    eventually((agent.record(L1) / "ended").exists, 20, "who delivers after it hears so, too")
+    agent.forget(L1)
+    assert len(agent.processes()) == 1
+
+
 def test_killed_runner_and_guard(api: Api, agent: Agent, starts: object) -> None:
     lease = api.assign(L1, [counted(starts, "echo one; sleep 300")])
     api.wait(lambda: lease.streams["stdout"])

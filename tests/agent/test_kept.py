@@ -35,13 +35,17 @@ def ran(api: Api, lease: str = L1, script: str = "echo one > a.txt", files: Any 
     return made
 
 
+def is_over(agent: Agent, lease: str) -> bool:
+    """Its runner has tidied up all that it does."""
+    return (agent.record(lease) / "ended").exists() and not alive(agent.pid(lease, "runner"))
+
+
 def is_kept(agent: Agent, lease: str) -> bool:
-    record = agent.record(lease)
-    return (record / "ended").exists() and (record / "kept").exists() and folder(agent, lease).is_dir()
+    return is_over(agent, lease) and (agent.record(lease) / "kept").exists() and folder(agent, lease).is_dir()
 
 
 def is_gone(agent: Agent, lease: str) -> bool:
-    return (agent.record(lease) / "ended").exists() and not folder(agent, lease).exists()
+    return is_over(agent, lease) and not folder(agent, lease).exists()
 
 
 def kept(agent: Agent, lease: str = L1) -> None:
