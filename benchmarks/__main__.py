@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import cases, data
+from benchmarks import cases, data, flows
 from benchmarks.meters import Row, print_table
 from tests.integration.stacks import Stack
 
@@ -22,6 +22,9 @@ CASES = {
     "waiting": cases.waiting,
     "data": data.transfers,
     "staging": data.staging,
+    "sweep": flows.accepted,
+    "engine": flows.finished,
+    "chain": flows.chain,
 }
 
 

@@ -183,7 +183,7 @@ class Stack:
     def client(self, token: str | None = None, **options: Any) -> httpx.Client:
         """A client of the public routes, by default as `demo`."""
         headers = {"Authorization": f"Bearer {token or self.token}"}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=30, trust_env=False, **options)
+        return httpx.Client(base_url=self.url, headers=headers, trust_env=False, **{"timeout": 30, **options})
 
     def airflow_client(self, user: str = secretfiles.ADMIN) -> httpx.Client:
         """A client of Airflow's own API as one of the stack's users."""
