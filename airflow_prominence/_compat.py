@@ -212,6 +212,26 @@ def create_dag_run(session: Session, dag: SerializedDAG, *, run_id: str, conf: d
     )
 
 
+def delete_dag(session: Session, dag_id: str) -> None:
+    """Delete all that the database has of a DAG, in the caller's transaction."""
+    from airflow.api.common.delete_dag import delete_dag as delete
+
+    delete(dag_id, session=session)
+
+
+def renew_dags(session: Session, dag_ids: Collection[str], bundle: str) -> None:
+    """Set the time by which ``airflow db clean`` judges DAGs (the last parsing) to now, for DAGs of a bundle."""
+    from airflow.models.dag import DagModel
+    from sqlalchemy import update
+
+    session.execute(
+        update(DagModel)
+        .where(DagModel.dag_id.in_(dag_ids), DagModel.bundle_name == bundle)
+        .values(last_parsed_time=dt.datetime.now(dt.timezone.utc)),
+        execution_options={"synchronize_session": False},
+    )
+
+
 def task_doc_json(session: Session, dag_id: str, run_id: str, task_id: str) -> str | None:
     """Return the ``doc_json`` of a task in the version of the DAG that a run was made of; None if it has none."""
     from airflow.models.dagbag import DBDagBag

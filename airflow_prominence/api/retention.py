@@ -13,10 +13,12 @@ from sqlalchemy.orm import Session
 from airflow_prominence.api.database import transact
 from airflow_prominence.api.settings import settings
 from airflow_prominence.api.uploads import keys_of_names
+from airflow_prominence.dags.submit import forget_workflow_dag
 from airflow_prominence.objects import ObjectStoreError, object_store
 from airflow_prominence.store import retention, uploadretention, warnings
 from airflow_prominence.store.retention import Retention
 from airflow_prominence.store.uploads import note_used
+from airflow_prominence.store.workflows import first_of_dag
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +61,20 @@ def sweep() -> dict[str, int]:
         "stdout_removed": each(due.stdout, lambda job, s: retention.remove_stdout(s, job, keep, now)),
         "outputs_removed": each(due.outputs, lambda job, s: retention.remove_outputs(s, job, keep, now, delete_below)),
         "jobs_forgotten": each(due.jobs, lambda job, s: retention.forget_job(s, job, keep, now, delete_below)),
+        "workflows_forgotten": each(due.workflows, _forget_workflow),
         "uploads_removed": each(unused, lambda key, s: uploadretention.remove(s, key, keep, now, store.delete)),
     }
+
+
+def _forget_workflow(workflow_id: int, session: Session) -> bool:
+    """Remove a workflow, and its DAG with it if no other workflow was made of that."""
+    gone = retention.forget_workflow(session, workflow_id)
+    if gone is None:
+        return False
+    dag_id, _ = gone
+    if first_of_dag(session, dag_id) is None:
+        forget_workflow_dag(session, dag_id)
+    return True
 
 
 def _unused_uploads(session: Session, keep: Retention, now: float) -> list[str]:

@@ -28,7 +28,7 @@ from airflow_prominence.dags.names import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from sqlalchemy.orm import Session
 
@@ -40,8 +40,10 @@ __all__ = [
     "DagMissing",
     "embedded_document",
     "find_task_instance",
+    "forget_workflow_dag",
     "keep_shipped_dags",
     "phase_task_states",
+    "renew_dags",
     "run_facts",
     "run_id_for",
     "run_state",
@@ -133,6 +135,18 @@ def write_workflow_dag(
     dag.fileloc = str(Path(build.__file__))
     dag.relative_fileloc = f"{dag_id}.py"
     _compat.write_dag(session, dag, bundle=API_BUNDLE, code=code)
+
+
+def forget_workflow_dag(session: Session, dag_id: str) -> None:
+    """Delete the DAG of a workflow that is forgotten, with its runs; one that has a file of its own stays."""
+    state = _compat.dag_state(session, dag_id)
+    if state is not None and state.bundle == API_BUNDLE and dag_id not in SHIPPED_DAGS:
+        _compat.delete_dag(session, dag_id)
+
+
+def renew_dags(session: Session, active: Collection[str]) -> None:
+    """Let ``airflow db clean`` see that our own DAGs are alive, though nobody parses them: the shipped and these."""
+    _compat.renew_dags(session, [*SHIPPED_DAGS, *active], API_BUNDLE)
 
 
 def embedded_document(session: Session, dag_id: str, run_id: str) -> dict[str, Any] | None:

@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, or_, select, text, update
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, and_, delete, exists, or_, select, text, update
+from sqlalchemy.orm import Session, aliased
 
 from airflow_prominence.store import accounting, letters, outputs
 from airflow_prominence.store.notify import tell
 from airflow_prominence.store.phases import DONE
-from airflow_prominence.store.tables import WANTS_LETTERS, Job, Output, StagedOutput
+from airflow_prominence.store.tables import WANTS_LETTERS, Job, Output, StagedOutput, Workflow
 from airflow_prominence.store.transitions import lock_job
 
 DAY_S = 86400.0
@@ -79,6 +79,7 @@ class Due:
     stdout: tuple[int, ...]
     outputs: tuple[int, ...]
     jobs: tuple[int, ...]
+    workflows: tuple[int, ...]
 
 
 def shown(
@@ -141,8 +142,26 @@ def due(session: Session, keep: Retention, now: float, limit: int) -> Due:
     return Due(
         stdout=ids(keep.stdout_days, Job.stdout_gone_at.is_(None)),
         outputs=ids(keep.outputs_days, Job.outputs_gone_at.is_(None)),
-        jobs=ids(keep.jobs_days, Job.released_at.is_not(None)),
+        jobs=ids(keep.jobs_days, Job.released_at.is_not(None), _nobody_needs(keep, now)),
+        workflows=_empty_workflows(session, keep, now, limit) if keep.jobs_days else (),
     )
+
+
+def _nobody_needs(keep: Retention, now: float) -> ColumnElement[bool]:
+    """Whether a job is part of no workflow, or of one that is over its time with all that was made of it.
+
+    A rerun shows the output of jobs that it kept, so what it is made of stays as long as itself.
+    """
+    over, again = Workflow.ended_at <= now - keep.jobs_days * DAY_S, aliased(Workflow)
+    younger = or_(again.ended_at.is_(None), again.ended_at > now - keep.jobs_days * DAY_S)
+    needed = exists().where(again.rerun_of == Workflow.id, younger)
+    return or_(Job.workflow_id.is_(None), exists().where(Workflow.id == Job.workflow_id, over, ~needed))
+
+
+def _empty_workflows(session: Session, keep: Retention, now: float, limit: int) -> tuple[int, ...]:
+    over = Workflow.ended_at <= now - keep.jobs_days * DAY_S
+    query = select(Workflow.id).where(over, ~exists().where(Job.workflow_id == Workflow.id))
+    return tuple(session.scalars(query.order_by(Workflow.id).limit(limit)))
 
 
 def remove_stdout(session: Session, job_id: int, keep: Retention, now: float) -> bool:
@@ -183,12 +202,24 @@ def forget_job(session: Session, job_id: int, keep: Retention, now: float, delet
     return True
 
 
+def forget_workflow(session: Session, workflow_id: int) -> tuple[str, str] | None:
+    """Remove a workflow all of whose jobs are gone; return its DAG and run, for Airflow's part of it."""
+    workflow = session.get(Workflow, workflow_id, with_for_update=True)
+    if workflow is None or session.scalar(select(Job.id).where(Job.workflow_id == workflow_id).limit(1)) is not None:
+        return None
+    session.delete(workflow)
+    session.flush()
+    return workflow.dag_id, workflow.run_id
+
+
 def leave_queues(session: Session, keep: Retention, now: float) -> int:
     """Take finished jobs out of the queue whose owners never did; return how many."""
     if not keep.in_queue_days:
         return 0
     over = and_(Job.in_queue, Job.phase == DONE, Job.ended_at <= now - keep.in_queue_days * DAY_S)
     left = session.execute(update(Job).where(over).values(in_queue=False).execution_options(synchronize_session=False))
+    flows = and_(Workflow.in_queue, Workflow.ended_at <= now - keep.in_queue_days * DAY_S)
+    session.execute(update(Workflow).where(flows).values(in_queue=False).execution_options(synchronize_session=False))
     return int(getattr(left, "rowcount", 0))
 
 
