@@ -72,11 +72,11 @@ def test_outputs_go_there(api: Api, agent: Agent, dav: WebDav) -> None:
 
 def test_outputs_of_a_job_that_passed_its_walltime(api: Api, agent: Agent, dav: WebDav) -> None:
     """The mount ends with the tasks; what they have made by then is stored all the same."""
-    script = "head -c 20000000 /dev/zero > partial; sleep 300"
-    lease = assign(api, dav, script, ["partial"], resources={"walltime_s": 3})
+    script = "head -c 5000000 /dev/zero > partial; sleep 300"
+    lease = assign(api, dav, script, ["partial"], resources={"walltime_s": 5})
     api.wait(lambda: lease.end, 60)
     assert outcome(lease) == ("killed", "Walltime limit exceeded", False), lines(lease)
-    assert (dav.data / FOLDER / "partial").stat().st_size == 20_000_000
+    assert (dav.data / FOLDER / "partial").stat().st_size == 5_000_000
     assert [one["name"] for one in reported(lease)] == ["partial"]
     nothing_left(agent, L1)
 
