@@ -164,7 +164,6 @@ class Api:
         with self.lock:
             name = f"c{len(self.orders)}-{os.getpid()}"
             where = {
-                "exec": {},
                 "snapshot": {"url": f"{self.url}/objects/{name}"},
                 "stage_out": {"output_url": f"{self.url}/commands/{name}/place"},
             }.get(given["kind"], {})
