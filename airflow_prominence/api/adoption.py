@@ -93,8 +93,11 @@ def _clone(session: Session, of: Workflow, run: RunFacts) -> tuple[Owner, dict[s
 
 
 def _owner(run: RunFacts, scheduled: str) -> Owner:
-    """Return whose the run is: who started it, as Airflow recorded it, or for a scheduled one whom its DAG names."""
-    name = run.user if run.run_type == "manual" else scheduled or run.user
+    """Return whose the run is: who started it, as Airflow recorded it, or for a scheduled one whom its DAG names.
+
+    A backfill is of who has asked for it: with values of that user's choice, it must not act for another.
+    """
+    name = run.user or ("" if run.run_type == "manual" else scheduled)
     if not name:
         raise ApiError(400, "The run was started by no user, so its workflow would have no owner")
     return Owner(name)
