@@ -37,11 +37,16 @@ class Directory:
         return self.until if self.until is not None and self.until <= now else None
 
 
+def until(data: Mapping[str, Any], at: float) -> float | None:
+    """Return until when a node keeps the directory of a job that has ended ``at``, by the report of the end."""
+    kept_s = data.get("kept_s")
+    return at + kept_s if isinstance(kept_s, int | float) and kept_s > 0 else None
+
+
 def note(job: Job, lease: Lease, data: Mapping[str, Any], at: float) -> None:
     """Note at the job's end that its node keeps its directory, if the report of the end says so."""
-    kept_s = data.get("kept_s")
-    if isinstance(kept_s, int | float) and kept_s > 0 and _is_wanted(job, lease):
-        lease.kept_until = at + kept_s
+    if _is_wanted(job, lease):
+        lease.kept_until = until(data, at)
 
 
 def _is_wanted(job: Job, lease: Lease) -> bool:

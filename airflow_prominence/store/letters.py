@@ -55,13 +55,16 @@ def wanted(job: Job) -> bool:
     return job.email is not None and any(item.get("event") == EVENT for item in asked)
 
 
-def job_finished(session: Session, job: Job) -> None:
-    """Write the letter about a job's end, if its owner wants one; the job's row holds its end already."""
+def job_finished(session: Session, job: Job, only_copy_until: float | None = None) -> None:
+    """Write the letter about a job's end, if its owner wants one; the job's row holds its end already.
+
+    ``only_copy_until`` is until when its node keeps what could not be stored of its output (epoch seconds).
+    """
     if not wanted(job):
         return
     name = one_line(job.name, _LONGEST_NAME)
     subject = f"PROMINENCE: job {job.id}{f' {name}' if name else ''} {job.status}"
-    write(session, str(job.email), subject, _finished(job, name), job.id)
+    write(session, str(job.email), subject, _finished(job, name, only_copy_until), job.id)
 
 
 def workflow_finished(session: Session, workflow: Workflow) -> None:
@@ -109,7 +112,7 @@ def moment(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
 
 
-def _finished(job: Job, name: str) -> str:
+def _finished(job: Job, name: str, only_copy_until: float | None) -> str:
     titled = f'{job.id} "{name}"' if name else str(job.id)
     facts = [("Status", job.status)]
     if job.reason:
@@ -121,7 +124,11 @@ def _finished(job: Job, name: str) -> str:
         facts.append(("Attempts", str(job.attempt)))
     moments = (("Submitted", job.created_at), ("Started", job.started_at), ("Ended", job.ended_at))
     facts += [(title, moment(at)) for title, at in moments if at is not None]
+    if only_copy_until is not None:
+        facts.append(("Output that is not stored", f"kept on the job's node until {moment(only_copy_until)}"))
     ways = []
+    if only_copy_until is not None:
+        ways.append(("Store it until then", "clear the task stage_out of the job's run in Airflow"))
     if job.started_at is not None:
         ways += [("Standard output", f"prominence stdout {job.id}"), ("Standard error", f"prominence stderr {job.id}")]
     if job.document.get("outputFiles") or job.document.get("outputDirs"):

@@ -170,6 +170,7 @@ def _end(session: Session, job: Job, lease: Lease, data: Mapping[str, Any], at: 
             node_success=node_success,
             execution=execution,
             at=at,
+            only_copy_until=kept.until(data, at) if outputs.are_missing(session, job) else None,
         )
         kept.note(job, lease, data, at)
     else:

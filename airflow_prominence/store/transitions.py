@@ -72,6 +72,7 @@ def finish(
     execution: dict[str, Any] | None = None,
     at: float | None = None,
     final: bool = False,
+    only_copy_until: float | None = None,
 ) -> None:
     """End the job's attempt: the job ends with it, or goes back to its queue for another attempt.
 
@@ -99,7 +100,7 @@ def finish(
         job.phase, job.status, job.reason = DONE, status, reason
         job.node_success, job.ended_at = node_success, now
         job.execution, job.wants_capacity = execution, False
-        letters.job_finished(session, job)
+        letters.job_finished(session, job, only_copy_until)
         capacity.settle_release(session, job)
         ask_for_settling(session, job)
     touch(session, job)

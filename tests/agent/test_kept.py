@@ -239,6 +239,21 @@ def test_storing_again_says_what_is_missing(api: Api, agent: Agent, store: FileS
     assert told(order, "log")[-1]["message"].startswith("Output never.txt: no such file or directory")
 
 
+def test_storing_again_outlives_the_service(api: Api, agent: Agent, store: FileServer) -> None:
+    ran(api)
+    kept(agent, L1)
+    store.stored.clear()
+    store.put_refusals = [503, 503, 503]
+    order = api.stage_out(L1)
+    api.wait(lambda: order.beats > 1)
+    agent.kill()
+    agent.start()
+    assert ended(api, order, 30) == (0, None)
+    assert store.stored[f"/scratch/{L1}/a.txt"] == b"one\n"
+    assert order.times_given == 1
+    assert is_kept(agent, L1)
+
+
 def test_storing_again_ends_when_it_is_told_to(api: Api, agent: Agent, store: FileServer) -> None:
     ran(api)
     kept(agent, L1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -175,6 +176,26 @@ def test_a_letter_names_the_reason(
     assert f"Reason:     {reason}" in taken.text
     assert "Exit code" not in taken.text
     assert "prominence stdout" not in taken.text, "it never ran"
+
+
+def test_a_letter_says_where_the_only_copy_is(
+    server: Start, anna: User, driver: Driver, node: PretendNode, database: sa.Engine
+) -> None:
+    server()
+    why = "Unable to stageout output to object storage"
+    for stored in (False, True):
+        job_id = anna.submit(notifications=ASKED, outputFiles=["a"])
+        driver.claim(job_id)
+        runner = node.take(job_id)
+        runner.report("running")
+        runner.report("stage_out")
+        if stored:
+            runner.report("output", name="a", asked="a", kind="file", file="a", size=1, sha256="0" * 64)
+        runner.report("end", status="completed" if stored else "failed", reason="" if stored else why, kept_s=3600)
+    lost, well = (letter["body"] for letter in box(database)[-2:])
+    assert re.search(r"Output that is not stored: +kept on the job's node until 20\d\d-.* UTC\n", lost), lost
+    assert re.search(r"Store it until then: +clear the task stage_out of the job's run in Airflow\n", lost), lost
+    assert "stage_out" not in well
 
 
 def test_a_deleted_job_is_told_of_too(server: Start, anna: User) -> None:
