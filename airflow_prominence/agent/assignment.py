@@ -27,7 +27,8 @@ class Input:
 class Artifact:
     """`mount` is (folder in the job's home, path in the container); `ours` has a URL that the API has signed.
 
-    `stored` is the path in the container of one on the job's storage, which has no URL.
+    `stored` is the path in the container of one on the job's storage, which has no URL. `folder` is where below the
+    job's home it comes, the home itself if empty. `missing` says why it can't be had, where the API knows already.
     """
 
     url: str = field(repr=False)
@@ -37,6 +38,8 @@ class Artifact:
     sha256: str | None
     ours: bool
     stored: str | None
+    folder: str = ""
+    missing: str | None = None
 
 
 @dataclass(frozen=True)
@@ -204,7 +207,16 @@ def _artifact(index: int, raw: Any) -> Artifact:
         sha256=None if sha256 is None else str(sha256),
         ours=raw.get("ours") is True,
         stored=_text_or_none(where, raw, "stored"),
+        folder=_folder(where, raw),
+        missing=_text_or_none(where, raw, "missing"),
     )
+
+
+def _folder(where: str, raw: Mapping[str, Any]) -> str:
+    folder = _text_or_none(where, raw, "folder") or ""
+    for part in folder.split("/") if folder else ():
+        _check_name(where + "folder", part)
+    return folder
 
 
 def parse_outputs(raw: Mapping[str, Any]) -> Outputs:

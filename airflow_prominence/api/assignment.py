@@ -47,7 +47,7 @@ def assignment(session: Session, lease: Lease) -> dict[str, Any]:
             {"filename": item.filename, "content": item.content, "executable": item.executable}
             for item in parsed.inputs
         ],
-        "artifacts": staging.artifacts(job, parsed),
+        "artifacts": staging.artifacts(session, job, parsed),
         "storage": _storage(parsed.storage),
         **(staging.outputs(job, parsed) if lease.node_num == 0 else {}),
         "tasks": [_task(job, parsed, task, substitutions) for task in parsed.tasks],

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from airflow_prominence import documents
+from airflow_prominence.api import gathering
 from airflow_prominence.api.errors import ApiError
 from airflow_prominence.api.settings import settings
 from airflow_prominence.api.uploads import find_upload
@@ -33,17 +34,26 @@ def substitutions(job: Job) -> dict[str, str]:
     return {"PROMINENCE_JOB_ID": str(job.id), **workflow}
 
 
-def artifacts(job: Job, parsed: documents.Job) -> list[dict[str, Any]]:
-    """Return a job's artifacts with a URL each, as JSON values."""
-    return [
-        {
-            "filename": documents.artifact_file_name(artifact.url),
-            "mountpoint": None if artifact.mount is None else ":".join(artifact.mount),
-            "executable": artifact.executable,
-            **_source(job, parsed.storage, artifact.url),
-        }
-        for artifact in parsed.artifacts
-    ]
+def artifacts(session: Session, job: Job, parsed: documents.Job) -> list[dict[str, Any]]:
+    """Return what a job's artifacts are, with a URL each, as JSON values: several where they are outputs of many."""
+    family = gathering.family_of(session, job, parsed)
+    found: list[dict[str, Any]] = []
+    for artifact in parsed.artifacts:
+        gathered = None if family is None else family.gathered(artifact.url, job.member or "")
+        if family is None or gathered is None:
+            found.append(_artifact(job, parsed.storage, artifact))
+        else:
+            found += gathering.entries(session, job, family, gathered, artifact)
+    return found
+
+
+def _artifact(job: Job, storage: documents.Storage | None, artifact: documents.Artifact) -> dict[str, Any]:
+    return {
+        "filename": documents.artifact_file_name(artifact.url),
+        "mountpoint": None if artifact.mount is None else ":".join(artifact.mount),
+        "executable": artifact.executable,
+        **_source(job, storage, artifact.url),
+    }
 
 
 def _source(job: Job, storage: documents.Storage | None, url: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from airflow_prominence import documents
 from airflow_prominence.api import mailer
 from airflow_prominence.api.auth import Caller, check_again
 from airflow_prominence.api.errors import ApiError
+from airflow_prominence.api.gathering import check_gathered, with_uploads_only
 from airflow_prominence.api.registries import check_connections
 from airflow_prominence.api.settings import settings
 from airflow_prominence.api.submission import Owner, check_key, once, owner_of, secrets_restored
@@ -51,15 +52,14 @@ def prepare(value: object, owner: Owner) -> Prepared:
     if missing:
         raise ApiError(400, missing)
     with_uploads = {job.name for job in workflow.jobs if any(documents.uploads_of(job))}
-    uploads = check_uploads(
-        (expanded.job for expanded in documents.expand(workflow) if expanded.template.name in with_uploads),
-        owner.name,
-        owner.groups,
-    )
+    normalised = documents.normalise_workflow(value)
+    check_gathered(workflow, normalised, owner.name, owner.groups)
+    uploading = (expanded for expanded in documents.expand(workflow) if expanded.template.name in with_uploads)
+    uploads = check_uploads(with_uploads_only(uploading, normalised), owner.name, owner.groups)
     check_connections(workflow.jobs, owner.name, owner.groups)
     if workflow.notifications or any(job.notifications for job in workflow.jobs):
         mailer.check_recipient(owner.email)
-    redacted, secrets = documents.extract(documents.normalise_workflow(value))
+    redacted, secrets = documents.extract(normalised)
     fernet = get_fernet()
     new = NewWorkflow(
         owner=owner.name,

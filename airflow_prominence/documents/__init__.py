@@ -4,7 +4,9 @@ from airflow_prominence.documents.commands import substitute, task_argv, task_wo
 from airflow_prominence.documents.dropin import DropIn, DropInError, dag_id_of, is_drop_in, parse_drop_in
 from airflow_prominence.documents.errors import DocumentError
 from airflow_prominence.documents.expansion import ExpandedJob, edges, expand, expanded_document, parameters_env
+from airflow_prominence.documents.family import Asked, Family, Gathered
 from airflow_prominence.documents.files import artifact_file_name
+from airflow_prominence.documents.gathering import strangers
 from airflow_prominence.documents.jobs import parse_job
 from airflow_prominence.documents.limits import Limits
 from airflow_prominence.documents.loading import loads
@@ -35,12 +37,15 @@ from airflow_prominence.documents.workflows import jobs_of_members, parse_workfl
 
 __all__ = [
     "Artifact",
+    "Asked",
     "Credential",
     "DocumentError",
     "DropIn",
     "DropInError",
     "ExpandedJob",
     "Factory",
+    "Family",
+    "Gathered",
     "Input",
     "Job",
     "Limits",
@@ -78,6 +83,7 @@ __all__ = [
     "schema",
     "schema_bytes",
     "stored_path",
+    "strangers",
     "substitute",
     "task_argv",
     "task_workdir",

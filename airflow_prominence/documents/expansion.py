@@ -41,6 +41,15 @@ class ExpandedJob:
         return parameters_env(self.parameters)
 
     @property
+    def artifact_urls(self) -> tuple[str, ...]:
+        """The URLs of its artifacts with the parameters put in."""
+        urls = (artifact.url for artifact in self.template.artifacts)
+        if not self.parameters:
+            return tuple(urls)
+        texts = self.texts
+        return tuple(substitute(url, texts, dollars=True) for url in urls)
+
+    @property
     def job(self) -> Job:
         """The job with its parameters put in, under its full name."""
         if not self.parameters:
@@ -51,8 +60,8 @@ class ExpandedJob:
             name=self.name,
             tasks=tuple(_task(task, texts) for task in self.template.tasks),
             artifacts=tuple(
-                Artifact(substitute(artifact.url, texts, dollars=True), artifact.mount, artifact.executable)
-                for artifact in self.template.artifacts
+                Artifact(url, artifact.mount, artifact.executable)
+                for url, artifact in zip(self.artifact_urls, self.template.artifacts, strict=True)
             ),
             output_files=tuple(substitute(name, texts, dollars=True) for name in self.template.output_files),
             output_dirs=tuple(substitute(name, texts, dollars=True) for name in self.template.output_dirs),

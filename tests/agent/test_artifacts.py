@@ -297,3 +297,44 @@ def test_a_folder_that_is_to_be_mounted_must_be_one(api: Api, agent: Agent, file
         lease = assign(api, name, artifact(files.add(f"{name}.tar", archive), mountpoint="data:/mnt"))
         api.wait(lambda lease=lease: lease.end)
         assert sentence in failed(lease, "Artifact uncompress failed")
+
+
+def test_artifacts_in_folders_of_their_own(api: Api, agent: Agent, files: FileServer) -> None:
+    """Those of one name, packed or not, kept in the node's cache or not, and whatever was there before."""
+    link = gzip.compress(tar(other("d", tarfile.SYMTYPE, "/etc"), file("f", b"f")), 1)
+    lease = assign(
+        api,
+        L1,
+        artifact(files.add("0/x", b"zero"), folder="scan job/0"),
+        artifact(files.add("1/x", b"#!/bin/sh\necho one\n"), folder="scan job/1", executable=True),
+        artifact(files.add("2/a.tgz", ARCHIVE), folder="scan job/2"),
+        artifact(files.add("3/b.tgz", ARCHIVE, etag=None), folder="scan job/3"),
+        artifact(files.add("4/x", b"plain", etag=None), folder="scan job/4"),
+        artifact(files.add("x", b"own"), mountpoint="scan job:/all"),
+        script='find . -type f | sort; cat scan*/0/x; scan*/1/x; scan*/3/d/run.sh; stat -c "%u" scan*; id -u',
+    )
+    api.wait(lambda: lease.end)
+    out = bytes(lease.streams["stdout"]).decode()
+    assert out.splitlines()[:8] == [
+        "./scan job/0/x",
+        "./scan job/1/x",
+        "./scan job/2/d/data",
+        "./scan job/2/d/run.sh",
+        "./scan job/3/d/data",
+        "./scan job/3/d/run.sh",
+        "./scan job/4/x",
+        "./x",
+    ]
+    assert re.search(r"zeroone\nran\n(\d+)\n\1\n$", out), out
+    assert lines(lease)[0].startswith("Artifact scan job/0/x: ")
+    refused = assign(api, L2, artifact(files.add("l.tgz", link)), artifact(files.add("y", b"y"), folder="d/0"))
+    api.wait(lambda: refused.end)
+    assert "leads through a link" in failed(refused, "Artifact uncompress failed")
+    agent.forget(L1, L2)
+
+
+def test_what_the_api_knows_to_be_missing_ends_the_job(api: Api, agent: Agent) -> None:
+    lease = assign(api, L1, artifact("", filename="x", folder="a/1", missing="a/1 has left no such output"))
+    api.wait(lambda: lease.end)
+    assert failed(lease, "Artifact download failed") == "Artifact a/1/x: a/1 has left no such output"
+    agent.forget(L1)

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import posixpath
 import time
 import urllib.parse
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ class StageIn:
 
     def run(self) -> dict[str, Any]:
         """`lines` for the job's story and `size`, the bytes of the job's disk it takes; else `reason` and `failed`."""
-        shown = f"Artifact {self._artifact.filename}"
+        shown = "Artifact " + posixpath.join(self._artifact.folder, self._artifact.filename)
         try:
             return self._stage(shown)
         except StagingFailed as failure:
@@ -103,6 +104,8 @@ class StageIn:
         return {"reason": reason, "failed": f"{shown}: {sentence}"}
 
     def _stage(self, shown: str) -> dict[str, Any]:
+        if self._artifact.missing is not None:
+            raise StagingFailed(DOWNLOAD_FAILED, self._artifact.missing)
         key = self._key()
         began = time.monotonic()
         with self._cache.lock(key, self._waits):
@@ -200,7 +203,7 @@ class StageIn:
 
     def _put_straight(self, fetched: Fetched) -> Facts:
         """Put a fetched file into the job's home without a copy of it for others."""
-        home = os.open(self._place.home, FOLDER)
+        home = self._open_folder()
         try:
             if self._kind is None:
                 self._give(self._packed)
@@ -251,9 +254,8 @@ class StageIn:
             raise StagingFailed(
                 DOWNLOAD_FAILED, f"it takes {size}, more than the {left} that are left of the job's disk"
             )
-        user = self._place.user
-        source, home = kept.open(), os.open(self._place.home, FOLDER)
-        tree = Tree(home, (user.uid, user.gid) if user.own else None)
+        source, home = kept.open(), self._open_folder()
+        tree = Tree(home, self._owner())
         try:
             copy_tree(source, tree)
         except Unsafe as error:
@@ -263,6 +265,24 @@ class StageIn:
             os.close(source)
             os.close(home)
 
+    def _owner(self) -> tuple[int, int] | None:
+        user = self._place.user
+        return (user.uid, user.gid) if user.own else None
+
+    def _open_folder(self) -> int:
+        """Open the folder of the job's home that the artifact goes into; made where it is missing."""
+        home = os.open(self._place.home, FOLDER)
+        if not self._artifact.folder:
+            return home
+        tree = Tree(home, self._owner())
+        try:
+            return tree.open_folder(parts_of(self._artifact.folder))
+        except Unsafe as error:
+            raise StagingFailed(UNPACK_FAILED, str(error)) from error
+        finally:
+            tree.close()
+            os.close(home)
+
     def _make_executable(self) -> None:
         """Of a single file only: an archive's files have their own modes."""
         name = self._artifact.filename
@@ -270,7 +290,8 @@ class StageIn:
             name = self._kind.plain
         if not name:
             return
-        fd = os.open(os.path.join(self._place.home, *parts_of(name)), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        path = os.path.join(self._place.home, *parts_of(self._artifact.folder), *parts_of(name))
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         os.fchmod(fd, 0o755)
         os.close(fd)
 

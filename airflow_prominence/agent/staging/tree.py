@@ -48,6 +48,10 @@ class Tree:
         if parts:
             os.fchmod(self._folder(parts), (mode & 0o777) | 0o700)
 
+    def open_folder(self, parts: Parts) -> int:
+        """A descriptor of one's own of this folder, made where it is missing."""
+        return os.dup(self._folder(parts))
+
     def create(self, parts: Parts, mode: int) -> int:
         """A new file's descriptor."""
         parent = self._cleared(parts)
