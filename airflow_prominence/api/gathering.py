@@ -60,13 +60,13 @@ def entries(
         file, wanted = family.meant(gathered, texts)
         if not wanted:
             continue
-        place = {"folder": f"{gathered.member}/{source.instance}" if gathered.is_of_all else ""}
+        place = {"folder": f"{gathered.member}/{source.instance}" if gathered.is_of_all else None}
         outputs = [output for output in source.outputs if _is_meant(output, file, wanted)]
         found += [place | _entry(source.uid, output) for output in outputs]
         if not outputs:
             found.append(place | _missing(gathered, source.instance, file))
     if not found:
-        found.append({"folder": ""} | _missing(gathered, gathered.instance, gathered.file))
+        found.append({"folder": None} | _missing(gathered, gathered.instance, gathered.file))
     for number, entry in enumerate(found):
         # What is mounted is a folder; it is mounted once, whatever is brought into it.
         mounted = artifact.mount is not None and number == 0

@@ -75,7 +75,7 @@ def test_of_a_factorys_jobs_all_are_brought(flow: Callable[..., Flow], node: Pre
         *((f"a/{number}", "out.txt") for number in range(3)),
         *((f"a/{number}", f"of-{number + 1}.txt") for number in range(3)),
         ("a/1", "of-2.txt"),
-        ("", "out.txt"),
+        (None, "out.txt"),
     ]
     assert [item["mountpoint"] for item in given.assignment["artifacts"]] == ["a:/all", *[None] * 7]
     assert brought(alice, given)["a/2/out.txt"] == b"2"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,12 @@ def job(stack: Stack, name: str, cmd: str, *urls: str, **more: Any) -> dict[str,
 def sweep(name: str, end: int) -> dict[str, Any]:
     values = {"name": "n", "start": 1, "end": end, "step": 1}
     return {"name": "sweep", "type": "parameterSweep", "jobs": [name], "parameters": [values]}
+
+
+def story(stack: Stack, flow: Flow, name: str) -> str:
+    """What is told of a job."""
+    told = stack.psql("SELECT message FROM prominence_event WHERE job_id = %s ORDER BY id", flow.jobs()[name]["id"])
+    return "\n".join(message for (message,) in told)
 
 
 def test_a_gather_reads_what_all_of_a_sweep_have_written(stack: Stack, tmp_path: Path) -> None:
@@ -53,7 +58,7 @@ def test_a_gather_reads_what_all_of_a_sweep_have_written(stack: Stack, tmp_path:
             "dependencies": {"scatter": ["gather"], "gather": ["report"]},
         },
     )
-    assert flow.wait()["status"] == "completed", flow.jobs()
+    assert flow.wait()["status"] == "completed", story(stack, flow, "squares/gather")
     every = "1\n4\n9\nof 1\nof 2\nof 3\n"
     assert flow.out("gather") == every + "4\n"
     assert flow.out("report") == every
@@ -108,6 +113,5 @@ def test_outputs_that_are_gone_fail_the_job_that_wants_them(stack: Stack) -> Non
     again.wait("failed")
     gather = again.jobs()["gone/gather"]
     assert (gather["status"], gather["statusReason"]) == ("failed", "Artifact download failed")
-    story = stack.psql("SELECT message FROM prominence_event WHERE job_id = %s", gather["id"])
-    said = "\n".join(message for (message,) in story)
-    assert re.search(r"Artifact scatter/1/out.txt: scatter/1 has left no such output, or it is no longer kept", said)
+    said = "Artifact scatter/1/out.txt: scatter/1 has left no such output, or it is no longer kept"
+    assert said in story(stack, again, "gone/gather")

@@ -1,4 +1,4 @@
-"""Every example of the manual, typed as a user would, each from `examples.yaml`; jobs once more by plain curl."""
+"""Every example of the manual, typed as a user would, each from `examples.yaml`; jobs and workflows again by curl."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ import yaml
 
 from airflow_prominence.standalone import settings
 from tests import webdav
+from tests.integration.flows import Flow, made, roomy
 from tests.integration.manual.images import config_of_private, make_images, make_private_layer, make_singularity_image
 from tests.integration.stacks import Ended, Stack, until
 from tests.runtimes.registry import Registry
@@ -31,6 +32,7 @@ Row = Mapping[str, Any]
 
 EXAMPLES: list[Row] = yaml.safe_load((Path(__file__).parent / "examples.yaml").read_text(encoding="utf-8"))
 JOBS = [row for row in EXAMPLES if "job" in row and row.get("curl", True)]
+WORKFLOWS = [row for row in EXAMPLES if "workflow" in row]
 
 
 def _named(row: Row) -> str:
@@ -44,13 +46,14 @@ def names(stack: Stack, cloud: WebDav) -> Iterator[dict[str, str]]:
     cloud.start()
     registry = Registry(credential=("username", "VzIxo3sZ2yC6V5YeSBxR"))
     registry.push("mynamespace/myproject/image:rc1", config_of_private(), [make_private_layer()])
-    yield {
-        "registry": registry.host,
-        "url": stack.url,
-        "dav": cloud.url,
-        "user": webdav.USER,
-        "password": json.dumps(webdav.PASSWORD)[1:-1],
-    }
+    with roomy(stack, 12):
+        yield {
+            "registry": registry.host,
+            "url": stack.url,
+            "dav": cloud.url,
+            "user": webdav.USER,
+            "password": json.dumps(webdav.PASSWORD)[1:-1],
+        }
     registry.close()
     cloud.kill()
     cloud.empty()
@@ -111,6 +114,9 @@ class Desk:
             if made := re.findall(r"Job created with id (\d+)", done.stdout):
                 self.names["job"] = made[0]
                 self.stack.wait(int(made[0]), row.get("until", "completed"))
+            if made := re.findall(r"Workflow created with id (\d+)", done.stdout):
+                self.names["workflow"] = made[0]
+                Flow(self.stack, int(made[0])).wait(row.get("until", "completed"))
 
     def check_job(self, job: int, row: Row) -> None:
         wanted = row["job"]
@@ -125,6 +131,20 @@ class Desk:
             done = self.type(f"prominence download {job}")
             assert done.code == 0, done
             assert {name for name in wanted["outputs"] if not (self.work / name).is_file()} == set()
+
+    def check_workflow(self, workflow: int, row: Row) -> None:
+        flow, wanted = Flow(self.stack, workflow), row["workflow"]
+        described = flow.wait()
+        assert described["status"] == "completed", described
+        jobs = flow.jobs()
+        assert list(jobs) == list(wanted["outs"])
+        assert described["progress"] | {"total": len(jobs), "done": len(jobs)} == described["progress"]
+        for name, out in wanted["outs"].items():
+            said = self.stack.stdout(jobs[name]["id"]).decode()
+            assert re.search(out, said), said
+        for pair in wanted.get("edges", ()):
+            before, after = (jobs[f"{described['name']}/{name}"]["events"] for name in pair)
+            assert before["endTime"] <= after["startTime"], pair
 
 
 def _tgz(_: Desk) -> bytes:
@@ -154,6 +174,8 @@ def desk(stack: Stack, names: dict[str, str], tmp_path: Path) -> Iterator[Desk]:
         with stack.client() as client:
             if "job" in user.names:
                 client.delete(f"/jobs/{user.names['job']}")
+            if "workflow" in user.names:
+                client.delete(f"/workflows/{user.names['workflow']}")
             for upload in client.get("/data").json():
                 client.delete(f"/data/{upload['name']}")
         server.shutdown()
@@ -182,10 +204,15 @@ def test_as_a_user_types_it(desk: Desk, row: Row) -> None:
     if "says" in row:
         assert re.search(desk.filled(row["says"], row), done.stdout), done
     if "then" in row:
-        until(lambda: desk.stack.describe(int(desk.names["job"]))["status"] == row["then"], 30)
+        if "workflow" in desk.names:
+            Flow(desk.stack, int(desk.names["workflow"])).wait(row["then"])
+        else:
+            until(lambda: desk.stack.describe(int(desk.names["job"]))["status"] == row["then"], 30)
     if "job" in row:
         [job] = re.findall(r"^Job created with id (\d+)$", done.stdout, re.MULTILINE)
         desk.check_job(int(job), row)
+    if "workflow" in row:
+        desk.check_workflow(made(done), row)
 
 
 @pytest.mark.parametrize("row", JOBS, ids=_named)
@@ -202,11 +229,21 @@ def test_the_same_by_curl(desk: Desk, row: Row) -> None:
         dry = desk.type(command.replace("prominence create", "prominence create --dry-run", 1))
         assert dry.code == 0, dry
         document = dry.stdout
-    (desk.work / "job.json").write_text(document)
+    desk.check_job(posted(desk, document, "jobs"), row)
+
+
+@pytest.mark.parametrize("row", WORKFLOWS, ids=_named)
+def test_the_same_workflow_by_curl(desk: Desk, row: Row) -> None:
+    desk.check_workflow(posted(desk, desk.filled(row.get("run", row["printed"]), row), "workflows"), row)
+
+
+def posted(desk: Desk, document: str, where: str) -> int:
+    """POST a document with curl; the id of what is made."""
+    (desk.work / "posted.json").write_text(document)
     done = desk.type(
         'curl -s -w "\\n%{http_code}\\n" -X POST -H "Authorization: Bearer $ACCESS_TOKEN" '
-        f'-H "Content-Type: application/json" -d@job.json {shlex.quote(desk.stack.url)}/jobs'
+        f'-H "Content-Type: application/json" -d@posted.json {shlex.quote(desk.stack.url)}/{where}'
     )
     body, status = done.stdout.split("\n")[:2]
     assert status == "201", done
-    desk.check_job(int(json.loads(body)["id"]), row)
+    return int(json.loads(body)["id"])
