@@ -258,3 +258,31 @@ def test_a_sweep_with_parameters_that_is_late(stack: Stack, admin: httpx.Client,
     for instance, x in enumerate("12"):
         # The value is a text for its factory too, but the job's shell knows no x
         assert output(stack, found["id"], f"point/{instance}", token) == f"-{x} $x {x}\n"
+
+
+def test_what_runs_while_its_file_goes_can_be_deleted(stack: Stack, admin: httpx.Client, drop: Drop) -> None:
+    resources = {"cpus": 1, "memory": 1, "disk": 1}
+    document = {
+        "airflow": {"owner": "demo"},
+        "name": "orphan",
+        "resources": resources,
+        "tasks": [{"image": stack.image, "runtime": "singularity", "cmd": "sleep 300"}],
+    }
+    path = drop("orphan.json", json.dumps(document))
+    dag(admin, "orphan")
+    with stack.airflow_client("demo") as pressed:
+        trigger(pressed, "orphan", {})
+    found = until(lambda: workflows(stack, "orphan"), 60, 0.5, "the workflow is there")
+    workflow = found[0]["id"]
+
+    def phases() -> list[tuple[Any, ...]]:
+        return stack.psql("SELECT status, released_at IS NOT NULL FROM prominence_job WHERE workflow_id = %s", workflow)
+
+    until(lambda: phases() == [("running", False)], 60, 0.5, "the job runs")
+    path.unlink()
+    until(lambda: admin.get("/api/v2/dags/orphan/details").json().get("is_stale", True), 60, what="the DAG is stale")
+    with stack.client() as client:
+        assert client.delete(f"/workflows/{workflow}").status_code == 200
+    # Its node is given back, though Airflow drives nothing of it any more
+    until(lambda: phases() == [("deleted", True)], 60, 0.5, f"the job has ended: {phases()}")
+    assert workflows(stack, "orphan")[0]["status"] == "deleted"
