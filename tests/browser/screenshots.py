@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from airflow_prominence.dags.names import JOB_DAG_ID
+from airflow_prominence.dags.names import JOB_DAG_ID, WORKFLOW_DAG_ID
 from airflow_prominence.standalone.control import read_env
 from airflow_prominence.standalone.places import Places
 from tests.browser.airflow_ui import AirflowUi, Page, run_page
@@ -48,7 +48,41 @@ def pictures_of_jobs(ui: AirflowUi, airflow: Airflow, image: str, take: Take) ->
     yield "dags", Page("/dags", until=JOB_DAG_ID)
 
 
-SETS = (pictures_of_jobs,)
+def pictures_of_workflows(ui: AirflowUi, airflow: Airflow, image: str, take: Take) -> Iterator[tuple[str, Page]]:
+    """The trigger form of any workflow, and one that scatters and gathers: its graph, its grid, its code."""
+
+    def job(name: str, cmd: str, **more: object) -> dict[str, object]:
+        task = {"image": image, "runtime": "singularity", "cmd": cmd}
+        return {"name": name, "resources": {"cpus": 1, "memory": 1, "disk": 1}, "tasks": [task], **more}
+
+    points = {"name": "n", "start": 1, "end": 4, "step": 1}
+    document = {
+        "name": "scatter-gather",
+        "labels": {"campaign": "demo"},
+        "jobs": [
+            job("prepare", "echo prepared", outputFiles=[]),
+            job("square", "echo $n"),
+            job("check", "false"),
+            job("sum up", "echo gathered"),
+            job("publish", "echo never"),
+        ],
+        "factories": [{"name": "points", "type": "parameterSweep", "jobs": ["square"], "parameters": [points]}],
+        "dependencies": {"prepare": ["square", "check"], "square": ["sum up"], "check": ["publish"]},
+    }
+    ui.form(WORKFLOW_DAG_ID)
+    ui.paste(json.dumps(document))
+    take("workflow-trigger-form")
+    airflow.of(WORKFLOW_DAG_ID).ended(ui.press_trigger())
+    dag_id = airflow.newest_workflow()
+    run_id = dag_id.partition(".")[0]
+    yield "workflow-grid", run_page(dag_id, run_id, view="grid", until="Failed")
+    yield "workflow-graph", run_page(dag_id, run_id, view="graph")
+    yield "workflow-log", run_page(dag_id, run_id, "check.run", "grid", "trigger completed")
+    yield "workflow-code", Page(f"/dags/{dag_id}/code", until="scatter-gather")
+    yield "workflow-dags", Page("/dags", until=dag_id)
+
+
+SETS = (pictures_of_jobs, pictures_of_workflows)
 
 
 def wanted(text: str) -> tuple[str, Page]:

@@ -13,23 +13,34 @@ DAG = "/api/v2/dags/prominence_job"
 
 
 class Airflow:
-    """What a user of Airflow sees of jobs' runs, and can do to them by hand."""
+    """What a user of Airflow sees of the runs of a DAG, that of jobs by default, and can do to them by hand."""
 
-    def __init__(self, http: httpx.Client) -> None:
-        self.http = http
+    def __init__(self, http: httpx.Client, dag: str = DAG) -> None:
+        self.http, self.dag = http, dag
+
+    def of(self, dag_id: str) -> Airflow:
+        """The same for the runs of another DAG."""
+        return Airflow(self.http, f"/api/v2/dags/{dag_id}")
+
+    def newest_workflow(self) -> str:
+        """The DAG of the workflow that was made last."""
+        answer = self.http.get("/api/v2/dags", params={"dag_id_pattern": "workflow-", "limit": 1000})
+        answer.raise_for_status()
+        ids = [str(dag["dag_id"]) for dag in answer.json()["dags"] if dag["dag_id"].startswith("workflow-")]
+        return max(ids, key=lambda dag_id: int(dag_id.partition(".")[0].partition("-")[2]))
 
     def run_of(self, job: int) -> str:
         """The run of a job, found as a user finds it: by its readable name."""
 
         def ask() -> str:
-            answer = self.http.get(f"{DAG}/dagRuns", params={"order_by": "-run_after", "limit": 100}).json()
+            answer = self.http.get(f"{self.dag}/dagRuns", params={"order_by": "-run_after", "limit": 100}).json()
             ids = [str(run["dag_run_id"]) for run in answer["dag_runs"]]
             return next((run for run in ids if run.split(".")[0] == f"job-{job}"), "")
 
         return until(ask, 10, what=f"the run of job {job}")
 
     def run(self, run_id: str) -> dict[str, Any]:
-        answer = self.http.get(f"{DAG}/dagRuns/{run_id}")
+        answer = self.http.get(f"{self.dag}/dagRuns/{run_id}")
         answer.raise_for_status()
         found: dict[str, Any] = answer.json()
         return found
@@ -45,12 +56,12 @@ class Airflow:
 
     def tasks(self, run_id: str) -> dict[str, str | None]:
         """The states of the run's tasks."""
-        answer = self.http.get(f"{DAG}/dagRuns/{run_id}/taskInstances")
+        answer = self.http.get(f"{self.dag}/dagRuns/{run_id}/taskInstances")
         answer.raise_for_status()
         return {ti["task_id"]: ti["state"] for ti in answer.json()["task_instances"]}
 
     def tries(self, run_id: str, task: str) -> int:
-        answer = self.http.get(f"{DAG}/dagRuns/{run_id}/taskInstances/{task}/tries")
+        answer = self.http.get(f"{self.dag}/dagRuns/{run_id}/taskInstances/{task}/tries")
         answer.raise_for_status()
         return len(answer.json()["task_instances"])
 
@@ -58,12 +69,12 @@ class Airflow:
         until(lambda: self.tasks(run_id).get(task) == state, 90, 0.2, f"{task} of {run_id} is {state}")
 
     def fail_run(self, run_id: str) -> None:
-        answer = self.http.patch(f"{DAG}/dagRuns/{run_id}", json={"state": "failed"})
+        answer = self.http.patch(f"{self.dag}/dagRuns/{run_id}", json={"state": "failed"})
         assert answer.status_code == 200, answer.text
 
     def fail_task(self, run_id: str, task: str) -> None:
         answer = self.http.patch(
-            f"{DAG}/dagRuns/{run_id}/taskInstances/{task}",
+            f"{self.dag}/dagRuns/{run_id}/taskInstances/{task}",
             json={"new_state": "failed", "include_downstream": False},
         )
         assert answer.status_code == 200, answer.text
@@ -72,25 +83,25 @@ class Airflow:
         """Clear the run, or only these tasks and what comes after them."""
         some = {"task_ids": list(tasks), "include_downstream": True} if tasks else {}
         answer = self.http.post(
-            f"{DAG}/clearTaskInstances",
+            f"{self.dag}/clearTaskInstances",
             json={"dry_run": False, "dag_run_id": run_id, "only_failed": False, "reset_dag_runs": True, **some},
         )
         assert answer.status_code == 200, answer.text
 
     def trigger(self, conf: dict[str, Any]) -> httpx.Response:
-        return self.http.post(f"{DAG}/dagRuns", json={"logical_date": None, "conf": conf})
+        return self.http.post(f"{self.dag}/dagRuns", json={"logical_date": None, "conf": conf})
 
     def log(self, run_id: str, task: str, try_number: int = 1) -> str:
         """The lines of a task's log."""
         answer = self.http.get(
-            f"{DAG}/dagRuns/{run_id}/taskInstances/{task}/logs/{try_number}", params={"full_content": True}
+            f"{self.dag}/dagRuns/{run_id}/taskInstances/{task}/logs/{try_number}", params={"full_content": True}
         )
         answer.raise_for_status()
         return "\n".join(str(line.get("event", line)) for line in answer.json()["content"] if isinstance(line, dict))
 
     def result(self, run_id: str, task: str) -> dict[str, Any]:
         answer = self.http.get(
-            f"{DAG}/dagRuns/{run_id}/taskInstances/{task}/xcomEntries/return_value",
+            f"{self.dag}/dagRuns/{run_id}/taskInstances/{task}/xcomEntries/return_value",
             params={"deserialize": False, "stringify": False},
         )
         answer.raise_for_status()
