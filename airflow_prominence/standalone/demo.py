@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from airflow_prominence.dags.names import workflow_dag_id
 from airflow_prominence.standalone import control
 from airflow_prominence.standalone.errors import StackError
 from airflow_prominence.standalone.keeper import recorded
@@ -28,6 +29,12 @@ _COMMAND = (
     'echo I have $PROMINENCE_CPUS CPU and $PROMINENCE_MEMORY GB of memory, and I am user $(id -u) in $(pwd); sleep 2"'
 )
 _SORT = 'sh -c "sort -rn numbers.txt > sorted.txt"'
+# A factory's job has its own parameters put in, and two dollar signs become one; a shell reads the rest.
+_SQUARE = 'sh -c "echo $$(($n * $n)) > square.txt"'
+_SUM = (
+    "sh -c 'sum=0; for file in square/*/square.txt; do read square < $file; echo $file: $square; "
+    "sum=$((sum + square)); done; echo The sum of the squares is $sum'"
+)
 _GIVE_UP_SECONDS = 180
 _ENDED = {"completed", "failed", "killed", "deleted"}
 
@@ -61,11 +68,11 @@ def _described(text: str) -> Mapping[str, Any]:
 
 
 def run_jobs(places: Places, progress: Progress) -> int:
-    """Run a first job and one with data, as a user would type them; the exit code is 0 if both came to their end."""
+    """Run a first job, one with data and a workflow, as a user would type them; 0 if all came to their end."""
     with tempfile.TemporaryDirectory(prefix="prominence-demo-") as folder:
         desk = _Desk(places, progress, Path(folder))
         image = control.read_env(places.env_file)["PROMINENCE_DEMO_IMAGE"]
-        return max(_hello(desk, image), _data(desk, places.images / "demo.tar"))
+        return max(_hello(desk, image), _data(desk, places.images / "demo.tar"), _workflow(desk, image))
 
 
 def _hello(desk: _Desk, image: str) -> int:
@@ -88,10 +95,50 @@ def _data(desk: _Desk, archive: Path) -> int:
     return 0
 
 
+def squares(image: str) -> dict[str, Any]:
+    """A workflow that scatters and gathers: four jobs of a sweep, and one that takes what they have written."""
+
+    def job(name: str, cmd: str, **more: Any) -> dict[str, Any]:
+        task = {"image": image, "runtime": "singularity", "cmd": cmd}
+        return {"name": name, "resources": {"cpus": 1, "memory": 1, "disk": 1}, "tasks": [task], **more}
+
+    numbers = {"name": "n", "start": 1, "end": 4, "step": 1}
+    return {
+        "name": "squares",
+        "jobs": [
+            job("square", _SQUARE, outputFiles=["square.txt"]),
+            job("sum", _SUM, artifacts=[{"url": "square/square.txt"}]),
+        ],
+        "factories": [{"name": "numbers", "type": "parameterSweep", "jobs": ["square"], "parameters": [numbers]}],
+        "dependencies": {"square": ["sum"]},
+    }
+
+
+def _workflow(desk: _Desk, image: str) -> int:
+    """A sweep of four jobs and one that gathers what they have made, as a graph in Airflow's UI."""
+    (desk.folder / "squares.json").write_text(json.dumps(squares(image), indent=2), encoding="utf-8")
+    workflow = desk.submit("run", "squares.json")
+    dag = workflow_dag_id(int(workflow), "squares")
+    url = control.read_env(desk.places.env_file)["AIRFLOW_URL"]
+    desk.progress.say(f"  its graph: {url}/dags/{dag}/runs/workflow-{workflow}")
+    ended = desk.watch(workflow, "workflow")
+    desk.type("list", "jobs", workflow, "--all")
+    desk.type("stdout", workflow, "sum")
+    return 0 if ended == "completed" else 1
+
+
 def _head(path: Path, lines: int) -> str:
     if not path.is_file():
         raise StackError(f"prominence download brought no {path.name}.")
     return "\n".join(path.read_text(encoding="utf-8").splitlines()[:lines])
+
+
+def _line(described: Mapping[str, Any]) -> str:
+    """How a job or a workflow stands, in a line."""
+    progress = described.get("progress")
+    counts = f", {progress['done']} of {progress['total']} jobs done" if progress else ""
+    reason = str(described.get("statusReason", "") or "")
+    return f"{described['status']}{counts}{': ' + reason if reason else ''}"
 
 
 class _Desk:
@@ -113,27 +160,31 @@ class _Desk:
 
     def create(self, *arguments: str) -> str:
         """Submit a job; its id."""
-        said = self.type("create", *arguments)
+        return self.submit("create", *arguments)
+
+    def submit(self, *arguments: str) -> str:
+        """Run a command that submits something; its id."""
+        said = self.type(*arguments)
         number = re.search(r"\d+", said)
         if number is None:
-            raise StackError(f"the client gave no job id: {said}")
+            raise StackError(f"the client gave no id: {said}")
         return number.group()
 
-    def watch(self, job: str) -> str:
-        """Show a job's phases as they pass; the status at its end."""
+    def watch(self, number: str, what: str = "job") -> str:
+        """Show the phases of a job, or how many jobs of a workflow are done, as they pass; the status at its end."""
         begun = time.monotonic()
-        shown = None
+        shown = ""
         while True:
-            described = _described(client(self.places, "describe", job))
-            status, reason = str(described["status"]), str(described.get("statusReason", "") or "")
-            if (status, reason) != shown:
-                shown = (status, reason)
-                self.progress.say(f"  {time.monotonic() - begun:5.1f} s  {status}{': ' + reason if reason else ''}")
+            described = _described(client(self.places, "describe", what, number))
+            status, line = str(described["status"]), _line(described)
+            if line != shown:
+                shown = line
+                self.progress.say(f"  {time.monotonic() - begun:5.1f} s  {line}")
             if status in _ENDED:
                 return status
             if time.monotonic() - begun > _GIVE_UP_SECONDS:
                 raise StackError(
-                    f"job {job} is still {status} after {_GIVE_UP_SECONDS} s: see the logs in {self.places.logs}."
+                    f"{what} {number} is still {status} after {_GIVE_UP_SECONDS} s: see the logs in {self.places.logs}."
                 )
             time.sleep(0.2)
 

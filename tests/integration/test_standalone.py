@@ -182,7 +182,9 @@ def test_second_stack_takes_other_ports_and_leaves_nothing(stack: Stack, second_
     assert stack.answers()
 
 
-def test_the_demo_runs_a_first_job_and_one_with_data(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_runs_a_first_job_one_with_data_and_a_workflow(
+    stack: Stack, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert demo.run_jobs(stack.places, Progress()) == 0
     said = capsys.readouterr().out
     for line in (
@@ -197,6 +199,13 @@ def test_the_demo_runs_a_first_job_and_one_with_data(stack: Stack, capsys: pytes
         r"\$ prominence download \d+",
         r"Current status \(complete/total\) = 1/1",
         r"\$ head -3 sorted\.txt\n10\n9\n8",
+        r"\$ prominence run squares\.json",
+        r"Workflow created with id \d+",
+        r"  its graph: http://127\.0\.0\.1:\d+/dags/workflow-\d+\.squares/runs/workflow-\d+",
+        r" +\d+\.\d s  completed, 5 of 5 jobs done",
+        r"\d+ +squares/square/3 .*",
+        r"square/3/square\.txt: 16",
+        r"The sum of the squares is 30",
     ):
         assert re.search(f"^{line}$", said, re.MULTILINE), (line, said)
     with stack.client() as client:
