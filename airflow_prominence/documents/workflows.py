@@ -16,6 +16,7 @@ from airflow_prominence.documents.schemas import check_schema
 from airflow_prominence.documents.templates import check_template
 
 _SHOWN_OF_A_CYCLE = 10
+_LONGEST_NAME = 512
 
 
 def parse_workflow(value: object, limits: Limits = DEFAULT_LIMITS) -> Workflow:
@@ -41,6 +42,7 @@ def parse_workflow(value: object, limits: Limits = DEFAULT_LIMITS) -> Workflow:
         form=value.get("form"),
     )
     _check_count(workflow, limits)
+    _check_full_names(workflow)
     factory_of = factory_of_job(workflow)
     for index, job in enumerate(jobs):
         if (factory := factory_of.get(job.name)) is not None:
@@ -139,6 +141,16 @@ def _cycle(pairs: Iterable[tuple[str, str]]) -> list[str]:
         name = next(parent for parent in sorted(parents[name]) if parent in waiting)
     walked = list(trail)
     return [name, *reversed(walked[walked.index(name) :])]
+
+
+def _check_full_names(workflow: Workflow) -> None:
+    """A job's name with the workflow's before it and its number behind it must be one that a job may have."""
+    for index, (name, count) in enumerate(jobs_of_members(workflow).items()):
+        last = "" if count is None else f"/{count - 1}"
+        longest = len(f"{workflow.name}/{name}{last}")
+        if longest > _LONGEST_NAME:
+            sentence = f"is too long: with that of the workflow it makes a name of {longest} characters"
+            raise DocumentError(path_of(("jobs", index, "name")), f"{sentence}, the limit is {_LONGEST_NAME}")
 
 
 def _check_count(workflow: Workflow, limits: Limits) -> None:

@@ -405,3 +405,17 @@ def test_what_is_refused_says_why(
     assert (done.code, done.stdout) == (1, "")
     assert f"WorkflowCreationError: {sentence}" in done.stderr
     assert "refused" not in prominence("list", "workflows", "--all", "--name", "refused").stdout
+
+
+def test_odd_names_and_none(
+    prominence: Callable[..., Ended], run: Callable[..., Flow], job: Callable[..., dict[str, Any]]
+) -> None:
+    """Those of Airflow's own tasks, those that differ in what no task's id can hold, and a workflow without any."""
+    names = ["outcome", "my job.v2", "my_job_v2", "0", "run"]
+    flow = run(*(job(name, f"sh -c 'echo out; echo err of {name} >&2'") for name in names), name="",
+               dependencies={"outcome": ["my job.v2"], "my job.v2": ["0"]})  # fmt: skip
+    assert flow.wait()["status"] == "completed"
+    assert list(flow.jobs()) == [f"/{name}" for name in names]
+    for name in names:
+        assert prominence("stdout", str(flow.id), name).stdout == "out\n\n"
+        assert prominence("stderr", str(flow.id), name).stdout == f"err of {name}\n\n"

@@ -25,6 +25,9 @@ router = APIRouter(tags=["workflows"])
 NO_WORKFLOW = "Workflow does not exist"
 NO_WORKFLOWS = "No such workflow(s)"
 NOT_IN_QUEUE = "Workflow is no longer in the queue"
+#: What the database can be asked for.
+_LARGEST_INSTANCE = 2**31 - 1
+
 NOT_FINISHED = "Workflow has not finished yet"
 
 Text = Annotated[str | None, Query()]
@@ -167,21 +170,32 @@ def read_stderr_of(
 def _output(
     caller: Caller, workflow_id: str, job: str, instance: str | None, which: str, node: str | None, offset: str | None
 ) -> Response:
+    name, number = job, node
+    if node is not None and read(lambda session: _are_swapped(session, _one(session, workflow_id, caller), job, node)):
+        name, number = node, job
+
     def find(session: Session) -> Job:
-        workflow = _one(session, workflow_id, caller)
-        found = _job_named(session, workflow, job, instance) or _job_named(session, workflow, node, instance)
+        found = _job_named(session, _one(session, workflow_id, caller), name, instance)
         if found is None:
             raise ApiError(400, f"{which} does not exist")
         return found
 
-    # The released client sends name and node of a stderr in each other's place.
-    swapped = node is not None and not (node.isascii() and node.isdigit())
-    return stream(find, which, job if swapped and job.isdigit() else None if swapped else node, offset)
+    return stream(find, which, number, offset)
 
 
-def _job_named(session: Session, workflow: Workflow, name: str | None, instance: str | None) -> Job | None:
+def _are_swapped(session: Session, workflow: Workflow, job: str, node: str) -> bool:
+    """Tell whether name and node stand in each other's place, as the released client sends those of a stderr."""
+    if number_of(job) is None or _job_named(session, workflow, node, None) is None:
+        return False
+    there = _job_named(session, workflow, job, None)
+    # Jobs may have numbers for names, too.
+    number = number_of(node)
+    return there is None or number is None or number >= there.nodes
+
+
+def _job_named(session: Session, workflow: Workflow, name: str, instance: str | None) -> Job | None:
     number = None if instance is None else number_of(instance)
-    if name is None or (instance is not None and number is None):
+    if "\0" in name or (instance is not None and (number is None or number > _LARGEST_INSTANCE)):
         return None
     return workflows.job_of_member(session, workflow.id, name, number)
 
