@@ -554,3 +554,25 @@ def test_a_bad_document_in_the_form_is_a_sentence(alice: User, driver: Driver, d
     answer = driver.post(f"/runs/prominence_workflow/{run_id}/workflow")
     assert (answer.status_code, answer.json()) == (400, {"error": sentence})
     assert alice.get("/workflows?all=true").json() == []
+
+
+def test_a_paused_dag_starts_no_more_jobs_and_stops_none(
+    flow: Callable[..., Flow], node: PretendNode, database: sa.Engine
+) -> None:
+    made = flow(job("a"), job("b"), dependencies={"a": ["b"]})
+    first = one(node)
+
+    def pause(paused: bool) -> None:
+        with database.begin() as connection:
+            change = sa.text("UPDATE dag SET is_paused = :paused WHERE dag_id = :dag")
+            connection.execute(change, {"paused": paused, "dag": made.dag_id})
+
+    pause(True)
+    first.run()
+    assert made.begin("b")["phase"] == "queued"
+    assert node.poll()["start"] == []
+    assert made.status()[1] == progress(2, done=1, queued=1)
+    pause(False)
+    assert made.begin("b")["phase"] == "ready"
+    one(node).run()
+    assert made.ended()["status"] == "completed"
