@@ -62,9 +62,10 @@ belong here.
 
 # In one line: the form keeps no line breaks.
 _WORKFLOW_PARAM_DOC = (
-    'The document of the workflow, for example {"name": "two-steps", "jobs": [{"name": "first", "resources": {"cpus": '
-    '1, "memory": 1}, "tasks": [{"image": "busybox", "cmd": "echo 1"}]}, {"name": "second", "resources": {"cpus": 1, '
-    '"memory": 1}, "tasks": [{"image": "busybox", "cmd": "echo 2"}]}], "dependencies": {"first": ["second"]}}'
+    'Paste the document of the workflow here, for example {"name": "two-steps", "jobs": [{"name": "first", '
+    '"resources": {"cpus": 1, "memory": 1}, "tasks": [{"image": "busybox", "cmd": "echo 1"}]}, {"name": "second", '
+    '"resources": {"cpus": 1, "memory": 1}, "tasks": [{"image": "busybox", "cmd": "echo 2"}]}], '
+    '"dependencies": {"first": ["second"]}}'
 )
 
 _MAINTENANCE_DOC = """\

@@ -15,7 +15,8 @@ const context = await browser.newContext({
   permissions: ['clipboard-read', 'clipboard-write'],
 });
 const page = await context.newPage();
-page.setDefaultTimeout(45_000);
+// Graphs are drawn without a graphics card.
+page.setDefaultTimeout(120_000);
 const dialog = page.getByRole('dialog');
 const button = dialog.getByRole('button', { name: 'Trigger', exact: true });
 
