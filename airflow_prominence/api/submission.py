@@ -52,7 +52,7 @@ def check(value: object) -> tuple[documents.Job, dict[str, Any]]:
 
 def prepare(value: object, owner: Owner) -> NewJob:
     """Validate a document and take its secrets out, encrypted."""
-    job, document = check(value)
+    job, document = check(documents.as_submitted(value))
     uploads = check_uploads([job], owner.name, owner.groups)
     check_connections([job], owner.name, owner.groups)
     if job.notifications:

@@ -45,6 +45,7 @@ class Prepared:
 
 def prepare(value: object, owner: Owner) -> Prepared:
     """Validate a document and take its secrets out, encrypted; raise DocumentError or ApiError with one sentence."""
+    value = documents.as_submitted(value)
     workflow = documents.parse_workflow(value, settings().limits)
     if not isinstance(value, dict):
         raise AssertionError("a parsed document is an object")

@@ -32,7 +32,7 @@ from airflow_prominence.documents.secrets import extract, redact, restore
 from airflow_prominence.documents.storage import output_folder, stored_path
 from airflow_prominence.documents.support import unsupported, unsupported_workflow
 from airflow_prominence.documents.uploads import is_uploaded_artifact, is_uploaded_image, uploads_of
-from airflow_prominence.documents.view import normalise, normalise_workflow
+from airflow_prominence.documents.view import as_submitted, normalise, normalise_workflow
 from airflow_prominence.documents.workflows import jobs_of_members, parse_workflow
 
 __all__ = [
@@ -59,6 +59,7 @@ __all__ = [
     "Workflow",
     "WorkflowPolicies",
     "artifact_file_name",
+    "as_submitted",
     "dag_id_of",
     "edges",
     "expand",

@@ -49,5 +49,12 @@ def normalise_workflow(doc: dict[str, Any]) -> dict[str, Any]:
     return shown
 
 
+def as_submitted(value: object) -> object:
+    """A document without what the released client's ``describe --input`` leaves in it of the description."""
+    if isinstance(value, dict) and isinstance(value.get("statusReason"), str):
+        return _without(value, "statusReason")
+    return value
+
+
 def _without(doc: dict[str, Any], key: str) -> dict[str, Any]:
     return {name: value for name, value in doc.items() if name != key}

@@ -289,6 +289,27 @@ def test_clone_and_remove(flow: Callable[..., Flow], node: PretendNode) -> None:
     assert (answer.status_code, answer.json()) == (400, {"error": "Workflow is no longer in the queue"})
 
 
+def test_what_the_client_prints_as_submitted_can_be_submitted(
+    flow: Callable[..., Flow], node: PretendNode, alice: User
+) -> None:
+    """It leaves the reason of a failure in there."""
+    made = flow(job("a"))
+    one(node).run(exit_code=1)
+    shown = made.ended()
+    assert shown["statusReason"]
+    document = {key: value for key, value in shown.items() if key not in ("id", "status", "events", "progress")}
+    again = alice.post("/workflows", json=document)
+    assert again.status_code == 201, again.text
+    alice.delete(f"/workflows/{again.json()['id']}")
+    single = document["jobs"][0] | {"statusReason": "Job was evicted"}
+    answer = alice.post("/jobs", json=single)
+    assert answer.status_code == 201, answer.text
+    assert "statusReason" not in alice.describe(answer.json()["id"])
+    alice.delete(f"/jobs/{answer.json()['id']}")
+    answer = alice.post("/jobs", json=single | {"statusReason": 1})
+    assert answer.json() == {"error": "statusReason: is not a known key"}
+
+
 def test_lists(flow: Callable[..., Flow], node: PretendNode, alice: User, bob: User) -> None:
     done = flow(job("a"), labels={"run": "1"})
     one(node).run()
