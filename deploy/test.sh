@@ -62,7 +62,7 @@ without_a_stack() {
     step "ruff format" .venv/bin/ruff format --check --quiet .
     step "mypy" .venv/bin/mypy
     step "import arrows" .venv/bin/lint-imports
-    step "tests without a stack" suites unit runtimes api
+    PYTEST_ARGS="--ignore=$alone ${PYTEST_ARGS:-}" step "tests without a stack" suites unit runtimes agent api
     finish
 }
 
@@ -70,8 +70,11 @@ case $what in
 all)
     # shellcheck disable=SC2086 - words
     install_needed $runtimes
-    # A stack mostly waits. Agents and the stack are not tested at once: each says for all of the machine what jobs may
-    # reach, and looks for what it left anywhere.
+    # What an agent keeps jobs from holds for all of the machine, and another agent's rules would be seen with its own.
+    alone=tests/agent/test_metadata.py
+    # shellcheck disable=SC2086 - words
+    step "tests for an agent alone" .venv/bin/python -m pytest -q $alone ${PYTEST_ARGS:-}
+    # A stack mostly waits.
     beside=$(mktemp)
     # With job control it is a process group, which ends together and hears of an interrupt.
     set -m
@@ -80,7 +83,7 @@ all)
     set +m
     trap 'kill -INT -- "-$other" 2>/dev/null; rm -f "$beside"' EXIT
     echo "== ruff, mypy, import arrows and tests without a stack run meanwhile, and are told of afterwards"
-    step "tests of agents and of a stack" suites agent integration
+    step "tests of a stack" suites integration
     wait "$other" || failed+=("what ran meanwhile")
     cat "$beside"
     ;;
