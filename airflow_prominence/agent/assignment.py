@@ -131,6 +131,7 @@ class Assignment:
     env: Mapping[str, str]
     allowed: Allowed  # what artifacts and images may come from, and where storage may be
     storage: Volume | None
+    holds: bool = False  # whether to wait at the border of each phase until the API lets the job go on
 
 
 def _get(where: str, raw: Mapping[str, Any], key: str, kind: type) -> Any:
@@ -307,6 +308,7 @@ def parse(text: str) -> Assignment:
         artifacts=tuple(_artifact(index, item) for index, item in enumerate(raw.get("artifacts") or [])),
         outputs=parse_outputs(raw),
         tasks=tuple(_task(index, item) for index, item in enumerate(_get("", raw, "tasks", list))),
+        holds=raw.get("holds") is True,
         task_retries=int(raw.get("task_retries") or 0),
         ignore_task_failures=bool(raw.get("ignore_task_failures")),
         env=_strings("env", raw.get("env") or {}),

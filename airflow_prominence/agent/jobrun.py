@@ -38,6 +38,10 @@ EXEC_FAILED = "Unable to execute task(s)"
 SAVE_FAILED = "Unable to write to storage volume"
 
 
+#: Before which a job may hold, in the order in which it comes to them.
+_BORDERS = ("staging_in", "running", "staging_out")
+
+
 class JobFailed(Exception):
     """The job cannot go on; the reason is one of the contract's, the message a line of its story."""
 
@@ -115,6 +119,7 @@ class Job:
     def _outcome(self) -> Outcome:
         try:
             try:
+                self._hold("staging_in")
                 self._make_folders()
                 self._attach()
                 self._stage_in()
@@ -150,6 +155,9 @@ class Job:
     def _stored(self, ran: Outcome) -> Outcome:
         """The same when the outputs are stored; what is missing counts against a job that has come to its end."""
         try:
+            if ran.status == "completed":
+                tasks = [state.execution() for state in self._tasks if state.pull]
+                self._hold("staging_out", {"tasks_success": ran.node_success, "tasks": tasks})
             reason = self._stage_out()
         except JobFailed as failure:
             reason = self._failed(failure).reason
@@ -161,6 +169,12 @@ class Job:
                 return ran
             return _ended_by(interruption)
         return Outcome("failed", reason, False) if reason and ran.status == "completed" else ran
+
+    def _hold(self, phase: str, data: Mapping[str, Any] | None = None) -> None:
+        """Wait before a phase until the API lets the job go on, if this is a job that holds."""
+        if self._assignment.holds:
+            self._reports.add("held", dict(data or {}, phase=phase))
+            self._supervisor.until(lambda: _reaches(self._supervisor.allowed, phase))
 
     # -- storage
 
@@ -273,6 +287,7 @@ class Job:
 
     def _run_tasks(self) -> bool:
         self._supervisor.check()
+        self._hold("running")
         self._reports.add("running")
         deadline = time.monotonic() + self._assignment.resources.walltime_s
         tasks = list(enumerate(self._assignment.tasks))
@@ -461,6 +476,10 @@ class Job:
         candidates.append(self._supervisor.memory.peak_kb)
         candidates.append(self._group.peak_kb() or 0)
         return max(candidates)
+
+
+def _reaches(allowed: str, phase: str) -> bool:
+    return allowed in _BORDERS and _BORDERS.index(allowed) >= _BORDERS.index(phase)
 
 
 def _ended_by(interruption: Interrupted) -> Outcome:

@@ -21,6 +21,8 @@ CHUNK = 64 * 1024
 DELIVERED = 0
 STALE = 3
 GAVE_UP = 5
+#: How often the API is asked whether a job that holds may go on.
+HELD_POLL_S = 1.0
 PATIENCE_S = 7 * 24 * 3600.0
 
 _IN_MODIFY = 2
@@ -84,6 +86,8 @@ class Delivery:
         self._stopped = False
         self._begun_again = False
         self._bare = False
+        self._held = False
+        self._allowed = ""
 
     def _gather(self) -> None:
         """Take up the whole lines that have been appended since."""
@@ -98,6 +102,8 @@ class Delivery:
         self._read += len(whole)
         reports = [json.loads(line) for line in whole.splitlines()]
         self._waiting.extend(report for report in reports if report["seq"] > self._acked)
+        if reports:
+            self._held = reports[-1]["kind"] == "held"
 
     def step(self) -> bool:
         """Send what there is; True when the end has been acknowledged. Raises Unreachable or Refused."""
@@ -117,7 +123,7 @@ class Delivery:
         return self._acked >= end
 
     def _post(self, reports: list[dict[str, Any]]) -> None:
-        if not reports:
+        if not reports and not self._held:
             return
         given = [_bare(report) for report in reports] if self._bare else reports
         answer = self._call("POST", "/reports", encode({"reports": given}), "application/json")
@@ -128,6 +134,9 @@ class Delivery:
             self._read, self._waiting, self._begun_again = 0, [], True
         self._acked = has
         self._waiting = [report for report in self._waiting if report["seq"] > has]
+        if answer.get("go") and answer["go"] != self._allowed:
+            self._allowed = str(answer["go"])
+            self._tell({"go": self._allowed})
         if answer.get("stop") and not self._stopped:
             self._stopped = True
             self._tell({"stop": str(answer["stop"])})
@@ -180,7 +189,7 @@ class Delivery:
             backoff.reset()
             heard = time.monotonic()
             if not self.busy and not self._begun_again:
-                changes.wait(5.0)
+                changes.wait(HELD_POLL_S if self._held else 5.0)
                 # let a burst of small writes become one request
                 time.sleep(0.02)
 
@@ -193,6 +202,8 @@ def _bare(report: dict[str, Any]) -> dict[str, Any]:
         return dict(report, data=dict(kept, execution={}))
     if kind in ("stage_in", "running", "stage_out"):
         return dict(report, data={})
+    if kind == "held":
+        return dict(report, data={"phase": data["phase"], "tasks_success": data.get("tasks_success")})
     return dict(report, kind="log", data={"message": f"(a report of kind {kind} was refused)"})
 
 

@@ -79,6 +79,8 @@ class Supervisor:
         self._next_sample = 0.0
         self.memory = MemoryWatch(assignment.resources.memory_mb)
         self.disk: DiskWatch | None = None
+        #: To which phase the API lets a job go that holds at their borders.
+        self.allowed = ""
         linux.become_subreaper()
         out, into = os.pipe()
         os.set_blocking(out, False)
@@ -119,6 +121,8 @@ class Supervisor:
             message = json.loads(line)
             if "stop" in message:
                 self.interrupt(Interrupted("killed", str(message["stop"]), WALLTIME_GRACE_S, asked=True))
+            elif "go" in message:
+                self.allowed = str(message["go"])
             elif "full" in message:
                 self._discard[str(message["full"])] = True
 

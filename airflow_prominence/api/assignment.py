@@ -15,6 +15,8 @@ from airflow_prominence.store.tables import Job, Lease, Node
 
 #: A job's token outlives its walltime by this: for staging, and for reports spooled during an outage (seconds).
 _AFTER_WALLTIME_S = 24 * 3600 + 2 * 3600
+#: One that holds until tasks in Airflow let it go on may wait for a person (seconds).
+_LONGEST_HOLD_S = 30 * 24 * 3600
 
 
 def assignment(session: Session, lease: Lease) -> dict[str, Any]:
@@ -51,6 +53,7 @@ def assignment(session: Session, lease: Lease) -> dict[str, Any]:
         "storage": _storage(parsed.storage),
         **(staging.outputs(job, parsed) if lease.node_num == 0 else {}),
         "tasks": [_task(job, parsed, task, substitutions) for task in parsed.tasks],
+        "holds": job.allowed is not None,
         "task_retries": parsed.policies.maximum_task_retries,
         "ignore_task_failures": parsed.policies.ignore_task_failures,
         "env": _environment(job, lease),
@@ -104,4 +107,5 @@ def _environment(job: Job, lease: Lease) -> dict[str, str]:
 def _token(job: Job, lease: Lease, runner: dict[str, Any]) -> str:
     """A job's token; only its runner's names the lease, so that what users run cannot report in the runner's name."""
     claims = {"sub": job.owner, "groups": list(job.owner_groups), "job": job.id, "attempt": lease.attempt, **runner}
-    return tokens.mint(tokens.JOB, claims, job.walltime_s + _AFTER_WALLTIME_S, settings().secret)
+    holds_s = 0 if job.allowed is None else _LONGEST_HOLD_S
+    return tokens.mint(tokens.JOB, claims, job.walltime_s + holds_s + _AFTER_WALLTIME_S, settings().secret)

@@ -15,18 +15,33 @@ from airflow_prominence.api import submission
 from airflow_prominence.api.errors import ApiError
 from airflow_prominence.api.submission import Owner
 from airflow_prominence.dags import submit as dags
-from airflow_prominence.store import queries, transitions, workflows
+from airflow_prominence.dags.names import PROVISION, RELEASE, RUN, STAGE_IN, STAGE_OUT, in_group
+from airflow_prominence.store import holding, queries, transitions, workflows
+from airflow_prominence.store.phases import DONE, FAILED, READY, RUNNING, STAGING_IN, STAGING_OUT
 from airflow_prominence.store.submission import insert_job, next_id
 from airflow_prominence.store.tables import Job
 
 log = logging.getLogger(__name__)
 
+#: What a job may enter as the task of a phase begins.
+_ENTERS = {PROVISION: READY, STAGE_IN: STAGING_IN, RUN: RUNNING, STAGE_OUT: STAGING_OUT, RELEASE: DONE}
+_NOT_RUN = frozenset({"failed", "upstream_failed", "skipped", "removed"})
+
+NOT_LET = "Job was not let go on in Airflow"
 REPLACED = "Job was replaced: its task was cleared in Airflow and has another document"
 _LONGEST_GROUP = 220
 
 
 def job_of_task(
-    session: Session, dag_id: str, run_id: str, group_id: str, slot: int, task_id: str, document: object
+    session: Session,
+    dag_id: str,
+    run_id: str,
+    group_id: str,
+    slot: int,
+    task_id: str,
+    document: object,
+    *,
+    holds: bool,
 ) -> Job:
     """Return the job of an authored task or group; make it if there is none, or none of this document.
 
@@ -51,6 +66,8 @@ def job_of_task(
         _put_aside(session, job)
     made = insert_job(session, next_id(session), new, dag_id, run_id, group_id, slot)
     made.run_ti = None if task is None else task.id
+    made.allowed = holding.AT_FIRST if holds else None
+    session.flush()
     return made
 
 
@@ -87,6 +104,35 @@ def owner_of_task(session: Session, dag_id: str, run_id: str, task_id: str) -> s
 
 def _by_hand(run: RunFacts) -> bool:
     return run.run_type == "manual" and bool(run.user)
+
+
+def let_go_on(session: Session, job_id: int, phase: str, ti_id: str) -> Job | None:
+    """Let a job that holds go on, as the task of a phase has begun; end it if its tasks will never be let run.
+
+    Only an instance of a task that is alive has a say: the trigger of one that was cleared may live on for a while.
+    """
+    if phase not in _ENTERS:
+        raise ApiError(400, f"phase: must be one of {', '.join(_ENTERS)}")
+    job = transitions.lock_job(session, job_id)
+    task = dags.find_task_instance(session, ti_id)
+    if job is None or job.allowed is None or job.phase == DONE or task is None or task.ended:
+        return job
+    if (task.dag_id, task.run_id, task.task_id, task.map_index) != (
+        job.dag_id,
+        job.run_id,
+        in_group(job.group_id, phase),
+        job.slot,
+    ):
+        return job
+    states = dags.phase_task_states(session, job.dag_id, job.run_id, job.group_id, job.slot)
+    bad = [name for name, state in states.items() if state in _NOT_RUN]
+    if phase == RELEASE or (phase == STAGE_OUT and in_group(job.group_id, RUN) in bad and job.tasks_success is None):
+        # All that could let it go on is over.
+        why = f": {bad[0]} is {states[bad[0]]}" if bad else ""
+        transitions.finish(session, job, FAILED, f"{NOT_LET}{why}", final=True)
+    else:
+        holding.allow(session, job, _ENTERS[phase])
+    return job
 
 
 def look(

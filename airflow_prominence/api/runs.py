@@ -28,10 +28,18 @@ _OVER = _NOT_WELL | {"removed", "success"}
 
 
 def job_of_task(
-    session: Session, dag_id: str, run_id: str, group_id: str, slot: int, task_id: str, document: object
+    session: Session,
+    dag_id: str,
+    run_id: str,
+    group_id: str,
+    slot: int,
+    task_id: str,
+    document: object,
+    *,
+    holds: bool = False,
 ) -> Job:
     """Return the job of a task in a DAG that somebody has written; ``document`` is what the task says it runs."""
-    job = authored.job_of_task(session, dag_id, run_id, group_id, slot, task_id, document)
+    job = authored.job_of_task(session, dag_id, run_id, group_id, slot, task_id, document, holds=holds)
     return _with_own_stage_out(session, _as_cleared(session, job))
 
 

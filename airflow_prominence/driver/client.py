@@ -101,10 +101,13 @@ class InternalClient:
         return await self._call("POST", path, {"group": group, "slot": slot}, read=_job)
 
     async def job_of_task(
-        self, dag_id: str, run_id: str, group: str, slot: int, task_id: str, document: object
+        self, dag_id: str, run_id: str, group: str, slot: int, task_id: str, document: object, *, holds: bool
     ) -> JobView:
-        """Return the job of a task that has brought its document with it; it is made now if there is none yet."""
-        body = {"group": group, "slot": slot, "task_id": task_id, "document": document}
+        """Return the job of a task that has brought its document with it; it is made now if there is none yet.
+
+        ``holds``: at the border of each of its phases the job waits for that phase's task.
+        """
+        body = {"group": group, "slot": slot, "task_id": task_id, "document": document, "holds": holds}
         path = f"/runs/{_segment(dag_id)}/{_segment(run_id)}/job"
         return await self._call("POST", path, body, read=_job)
 
@@ -172,6 +175,10 @@ class InternalClient:
     async def claim(self, job_id: int, holder: str) -> JobView:
         """Say that a job wants its place now; returns the job as it is then."""
         return await self._call("POST", f"/jobs/{job_id}/claim", {"holder": holder}, read=_job)
+
+    async def let_go_on(self, job_id: int, phase: str, ti_id: str) -> JobView:
+        """Say that the task of a phase has begun, for which the job may hold; returns the job as it is then."""
+        return await self._call("POST", f"/jobs/{job_id}/go", {"phase": phase, "ti_id": ti_id}, read=_job)
 
     async def stage_out_again(self, job_id: int, ti_id: str) -> Restaging:
         """Have an ended job's outputs uploaded again, once for this task instance; returns how it stands."""

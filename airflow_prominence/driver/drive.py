@@ -27,6 +27,11 @@ class Driving(Protocol):
 
     def claim(self, job_id: int, holder: str) -> Awaitable[JobView]: ...  # pragma: no cover
 
+    def let_go_on(self, job_id: int, phase: str, ti_id: str) -> Awaitable[JobView]: ...  # pragma: no cover
+
+
+# The phase that a job enters when a phase's task begins.
+_ENTERS = {"provision": "ready", "stage_in": "staging_in", "run": "running", "stage_out": "staging_out", "job": "ready"}
 
 UNTIL = ("provision", "stage_in", "run", "stage_out", "release", "job")
 
@@ -40,25 +45,34 @@ def is_over(job: JobView, until: str) -> bool:
     if until == "provision":
         return job.has_reached("ready")
     if until == "stage_in":
-        return job.has_reached("running")
+        return job.has_its_input
     if until == "run":
-        # Only where the API tells how the tasks ended; else their end is the job's.
-        return job.phase == "staging_out" and not job.will_retry and job.tasks_success is not None
+        # Only of a job that holds; else the end of its tasks is the job's.
+        return job.tasks_success is not None and (job.tasks_success or not job.will_retry)
     if until in ("stage_out", "job"):
         return False
     raise ValueError(f"unknown phase {until!r}: one of {', '.join(UNTIL)}")
 
 
-async def drive(client: Driving, watch: JobWatch, job: JobView, until: str, tell: Callable[[JobView], None]) -> JobView:
+async def drive(
+    client: Driving, watch: JobWatch, job: JobView, until: str, tell: Callable[[JobView], None], ti_id: str = ""
+) -> JobView:
     """Drive a job until the end of a phase and return it as it is then; ``tell`` sees every change on the way.
 
-    ``job`` is what was last heard of it: whatever has changed since then, the first wait hears of.
+    ``job`` is what was last heard of it: whatever has changed since then, the first wait hears of. A job that holds at
+    the borders of its phases is let go on for the task instance ``ti_id``.
     """
     loop = asyncio.get_running_loop()
     last_claim = float("-inf")
     job_id = job.id
     tell(job)
     while not is_over(job, until):
+        if job.allowed and (until == "release" or not job.may_enter(_ENTERS[until])):
+            before = job.version
+            job = await client.let_go_on(job_id, until, ti_id)
+            if job.version != before:
+                tell(job)
+                continue
         if job.phase == "queued":
             await asyncio.sleep(max(0.0, last_claim + _CLAIMS_APART_S - loop.time()))
             last_claim = loop.time()

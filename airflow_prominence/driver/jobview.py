@@ -63,8 +63,11 @@ class JobView:
     image: str
     events: tuple[JobEvent, ...]
     will_retry: bool
-    # Whether the tasks of this attempt ended well; None while they run, and where the API doesn't say.
+    # Of a job that holds after its tasks: whether they ended well.
     tasks_success: bool | None = None
+    # To which phase a job may go that holds at their borders ("" where it never does), and before which it holds now.
+    allowed: str = ""
+    holding: str = ""
     exit_codes: tuple[int, ...] = ()
     # The instance of the task stage_out that belongs to the job's own end; a later one uploads its outputs again.
     stage_out_ti: str = ""
@@ -95,6 +98,8 @@ class JobView:
             events=tuple(JobEvent.from_json(event) for event in data["events"]),
             will_retry=bool(data["will_retry"]),
             tasks_success=data.get("tasks_success"),
+            allowed=str(data.get("allowed") or ""),
+            holding=str(data.get("holding") or ""),
             exit_codes=_exit_codes(data.get("execution")),
             stage_out_ti=str(data.get("stage_out_ti") or ""),
         )
@@ -103,6 +108,15 @@ class JobView:
     def ended(self) -> bool:
         """Whether nothing more happens to the job but the release of its place."""
         return self.phase == "done"
+
+    def may_enter(self, phase: str) -> bool:
+        """Whether the job goes on to a phase by itself when it comes to its border."""
+        return not self.allowed or PHASES.index(self.allowed) >= PHASES.index(phase)
+
+    @property
+    def has_its_input(self) -> bool:
+        """Whether all is there for its tasks, whether they run already or are held."""
+        return self.has_reached("running") or self.holding == "running"
 
     @property
     def title(self) -> str:

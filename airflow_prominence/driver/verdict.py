@@ -23,12 +23,16 @@ def verdict(job: JobView, phase: str) -> Verdict:
     if phase == "provision":
         return _reached(job, "ready", f"has its place at {_place(job)}")
     if phase == "stage_in":
+        if job.holding == "running":
+            return Verdict("success", f"{job.title} has its input.")
         return _reached(job, "running", "has its input and runs")
     if phase in ("run", "job"):
         return _ran(job)
     if phase == "stage_out":
         return _staged_out(job)
     if phase == "release":
+        if job.allowed and job.status != "completed":
+            return Verdict("success", f"{_end_of(job)[:-1]}; its place is given back.")
         return Verdict("success", f"{job.title} has given its place back.")
     raise ValueError(f"no verdict for phase {phase!r}")
 

@@ -1,8 +1,10 @@
 """Operators: thin faces of the driver.
 
-For those who write DAGs: ``JobOperator``. The others are what generated DAGs are made of; none of them needs a worker.
+For those who write DAGs: ``JobOperator`` and ``prominence_task_group``. The others are what generated DAGs are made of;
+none of them needs a worker.
 """
 
+from airflow_prominence.operators.group import JobTaskGroup, prominence_task_group
 from airflow_prominence.operators.job import JobOperator
 from airflow_prominence.operators.maintenance import MaintenanceOperator
 from airflow_prominence.operators.phases import (
@@ -20,6 +22,7 @@ __all__ = [
     "CompactJobOperator",
     "JobArrayOperator",
     "JobOperator",
+    "JobTaskGroup",
     "MaintenanceOperator",
     "OutcomeOperator",
     "ProvisionOperator",
@@ -27,4 +30,5 @@ __all__ = [
     "RunOperator",
     "StageInOperator",
     "StageOutOperator",
+    "prominence_task_group",
 ]

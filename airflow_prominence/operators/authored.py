@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow.sdk import Asset, Context
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from airflow_prominence import documents
 
@@ -53,6 +53,8 @@ def conclude(context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
     """
     result = {key: value for key, value in event.items() if key not in ("end", "phase")}
     sentence = str(event["message"])
+    if event["end"] == "skipped":
+        raise AirflowSkipException(sentence)
     if event["end"] != "success":
         for key, value in {**result, "return_value": result}.items():
             context["ti"].xcom_push(key=key, value=value)

@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from airflow_prominence.store import capacity, kept, outputs
+from airflow_prominence.store import capacity, holding, kept, outputs
 from airflow_prominence.store.notify import ask_for_placing, tell, touch
 from airflow_prominence.store.phases import COMPLETED, DONE, OUTCOMES, RUNNING, STAGING_IN, STAGING_OUT
 from airflow_prominence.store.tables import Job, Lease, Node, Output
@@ -28,6 +28,7 @@ _FIELDS: Final[Mapping[str, Mapping[str, tuple[type, ...]]]] = {
     "task": {"task": (int,), "exit_code": (int,), "wall": (int, float)},
     "stage_out": {},
     "output": {"name": (str,), "asked": (str,), "kind": (str,), "file": (str,), "size": (int,), "sha256": (str,)},
+    "held": {"phase": (str,)},
     "log": {"message": (str,)},
     "end": {"status": (str,)},
 }
@@ -56,11 +57,12 @@ def lock_lease(session: Session, lease_id: str) -> tuple[Job, Lease]:
     return job, lease
 
 
-def apply_reports(session: Session, lease_id: str, reports: Sequence[Mapping[str, Any]]) -> tuple[int, str | None]:
+def apply_reports(session: Session, lease_id: str, reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Apply the reports that are new and in sequence.
 
-    Returns the highest sequence number applied and, if the runner should stop, why. Reports after the job's end
-    are taken from its last attempt only, and change nothing but that the lease ends.
+    Returns the highest sequence number applied (``seq``); if the runner should stop, why (``stop``); and of a job that
+    holds to which phase it may go (``go``). Reports after the job's end are taken from its last attempt only, and
+    change nothing but that the lease ends.
     """
     job, lease = lock_lease(session, lease_id)
     for report in sorted(reports, key=lambda item: item["seq"]):
@@ -71,7 +73,7 @@ def apply_reports(session: Session, lease_id: str, reports: Sequence[Mapping[str
         at = min(max(float(report["time"]), job.created_at), time.time())
         _apply(session, job, lease, report["kind"], report["data"], at)
     session.flush()
-    return lease.seq, lease.stop_reason
+    return {"seq": lease.seq, "stop": lease.stop_reason, "go": job.allowed}
 
 
 def check_report(job: Job, kind: str, data: Mapping[str, Any]) -> None:
@@ -84,6 +86,10 @@ def check_report(job: Job, kind: str, data: Mapping[str, Any]) -> None:
             raise BadReport(f"reports.data.{name}: is missing or of a wrong type in a report of kind {kind}")
     if "task" in fields and not 0 <= data["task"] < len(job.tasks):
         raise BadReport(f"reports.data.task: the job has no task {data['task']}")
+    if kind == "held":
+        tasks = data.get("tasks", [])
+        if data["phase"] not in holding.BORDERS or not isinstance(tasks, list):
+            raise BadReport("reports.data.phase: is no border of phases")
     if kind == "output":
         fault = outputs.fault(job, data)
         if fault is not None:
@@ -113,6 +119,8 @@ def _apply(session: Session, job: Job, lease: Lease, kind: str, data: Mapping[st
     elif kind == "stage_out":
         enter(session, job, STAGING_OUT, at)
         tell(session, job, kind, "Staging out", at)
+    elif kind == "held":
+        holding.note(session, job, data, at)
     elif kind == "output":
         outputs.note(session, job, data, at)
     else:

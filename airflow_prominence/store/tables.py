@@ -113,6 +113,12 @@ class Job(Base):
     #: The instance of its task ``stage_out`` that belongs to the job's own end; a later one stores outputs once more.
     stage_out_ti: Mapped[str | None] = mapped_column(String(36))
 
+    #: To which phase it may go, of a job that holds at their borders (``None``: it never does); before which it holds
+    #: now, and once it holds after its tasks, whether these ended well.
+    allowed: Mapped[str | None] = mapped_column(String(16))
+    holding: Mapped[str | None] = mapped_column(String(16))
+    tasks_success: Mapped[bool | None] = mapped_column(Boolean)
+
     #: Names the job's objects in the object store, where a number that anybody can count up would be guessed.
     uid: Mapped[str] = mapped_column(String(32), unique=True)
 

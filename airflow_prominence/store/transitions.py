@@ -16,6 +16,9 @@ from airflow_prominence.store.phases import (
     DONE,
     FAILED,
     QUEUED,
+    READY,
+    RUNNING,
+    reached,
     status_of,
 )
 from airflow_prominence.store.submission import new_attempt
@@ -59,6 +62,7 @@ def enter(session: Session, job: Job, phase: str, at: float) -> None:
     attempt = session.get_one(Attempt, (job.id, job.attempt))
     setattr(attempt, f"{phase}_at", at)
     job.phase, job.status, job.reason = phase, status_of(phase), ""
+    job.holding = None
     touch(session, job)
 
 
@@ -92,6 +96,10 @@ def finish(
         job.attempt += 1
         job.phase, job.status, job.reason = QUEUED, status_of(QUEUED), ""
         job.wants_capacity, job.started_at = True, None
+        job.holding, job.tasks_success = None, None
+        if job.allowed is not None and reached(job.allowed, RUNNING):
+            # The task that stages out asks again, if it has begun.
+            job.allowed = RUNNING
         session.add(new_attempt(job, now))
         ask_for_placing(session)
     else:
@@ -99,6 +107,7 @@ def finish(
         capacity.stop_leases(session, job, status)
         job.phase, job.status, job.reason = DONE, status, reason
         job.node_success, job.ended_at = node_success, now
+        job.holding = None
         job.execution, job.wants_capacity = execution, False
         letters.job_finished(session, job, only_copy_until)
         capacity.settle_release(session, job)
@@ -124,6 +133,9 @@ def begin_again(session: Session, job: Job) -> None:
     job.attempt += 1
     job.phase, job.status, job.reason = QUEUED, status_of(QUEUED), ""
     job.node_success, job.execution, job.wants_capacity = None, None, True
+    job.holding, job.tasks_success = None, None
+    if job.allowed is not None:
+        job.allowed = READY
     job.started_at = job.ended_at = job.released_at = None
     job.stdout_gone_at = job.outputs_gone_at = job.warned_at = None
     job.in_queue = job.workflow_id is None and bool(job.policies.get("leaveInQueue", False))

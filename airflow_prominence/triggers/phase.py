@@ -92,7 +92,7 @@ class PhaseTrigger(BaseTrigger):
                     return again
                 job = await process.client.job(job.id)
             story = Story(self.phase, self._write)
-            job = self._job = await drive(process.client, process.watch, job, self.phase, story.tell)
+            job = self._job = await drive(process.client, process.watch, job, self.phase, story.tell, whose.ti_id)
             if self.to_worker and job.ended:
                 self._outputs = await process.client.outputs(job.id)
         except ApiRefused as refused:
@@ -105,7 +105,13 @@ class PhaseTrigger(BaseTrigger):
             return await process.client.job_of_run(whose.dag_id, whose.run_id, group, whose.map_index)
         document = json.loads(self.document)
         return await process.client.job_of_task(
-            whose.dag_id, whose.run_id, group, whose.map_index, whose.task_id, document
+            whose.dag_id,
+            whose.run_id,
+            group,
+            whose.map_index,
+            whose.task_id,
+            document,
+            holds=self.phase != "job",
         )
 
     def _write(self, line: str) -> None:

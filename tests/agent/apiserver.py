@@ -34,6 +34,8 @@ class Lease:
     streams: dict[str, bytearray] = field(default_factory=lambda: {"stdout": bytearray(), "stderr": bytearray()})
     arrived: dict[str, float] = field(default_factory=dict)
     stop: dict[str, Any] | None = None
+    go: str | None = None  # to which phase a job may go that holds
+    told_to_stop: str | None = None  # by the answer to its reports
     lost: list[str] = field(default_factory=list)
     listed: bool = False
     forget: bool = False
@@ -303,7 +305,7 @@ class Api:
                 assert lease.end is None, "a report after the end"
                 lease.reports.append(report)
                 lease.arrived.setdefault(report["kind"], time.time())
-        return 200, {"seq": len(lease.reports), "stop": None}
+        return 200, {"seq": len(lease.reports), "stop": lease.told_to_stop, "go": lease.go}
 
     def _stream(self, lease: Lease, name: str, offset: int, body: bytes) -> tuple[int, Any]:
         assert len(body) <= 65536

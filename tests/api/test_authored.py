@@ -21,7 +21,7 @@ class Task:
         from airflow.sdk import DAG
 
         from airflow_prominence import _compat
-        from airflow_prominence.operators import JobOperator
+        from airflow_prominence.operators import JobOperator, prominence_task_group
         from airflow_prominence.operators import job as module
 
         self.database, self.driver = database, driver
@@ -29,6 +29,7 @@ class Task:
         owned = {"owner": owner} if owner else {}
         with DAG(self.dag_id, schedule=None, default_args=owned, is_paused_upon_creation=False) as dag:
             JobOperator(task_id="work", job=document())
+            prominence_task_group(document(), group_id="group")
         dag.fileloc, dag.relative_fileloc = str(module.__file__), "written.py"
         with _compat.create_session() as session:
             _compat.write_dag(session, dag, bundle="tests")
@@ -43,7 +44,8 @@ class Task:
     def _change(self, table: str, **values: Any) -> None:
         changed = ", ".join(f"{name} = :{name}" for name in values)
         with self.database.begin() as connection:
-            statement = f"UPDATE {table} SET {changed} WHERE dag_id = :dag"
+            mine = " AND task_id = 'work'" if table == "task_instance" else ""
+            statement = f"UPDATE {table} SET {changed} WHERE dag_id = :dag{mine}"
             connection.execute(sa.text(statement), {**values, "dag": self.dag_id})
 
     def bring(self, job: Any = None) -> Any:
@@ -168,3 +170,147 @@ def test_outputs_are_told_by_key(alice: User, driver: Driver, node: PretendNode)
     assert (output["file"], output["size"]) == ("out.txt", 3)
     assert output["key"].startswith("scratch/")
     assert "url" not in output
+
+
+class Group:
+    """A job in phases, each of which holds for its task."""
+
+    def __init__(self, task: Task, node: PretendNode, **changes: Any) -> None:
+        self.task, self.driver, self.node = task, task.driver, node
+        body = {"group": "group", "slot": -1, "task_id": "group.provision", "document": document(**changes)}
+        answer = self.driver.post(f"/runs/{task.dag_id}/{task.run_id}/job", {**body, "holds": True})
+        assert answer.status_code == 200, answer.text
+        self.id = int(answer.json()["job"]["id"])
+        self.driver.claim(self.id)
+        self.runner = node.take()
+
+    def view(self) -> dict[str, Any]:
+        return self.driver.view(self.id)
+
+    def set(self, phase: str, state: str) -> None:
+        with self.task.database.begin() as connection:
+            connection.execute(
+                sa.text("UPDATE task_instance SET state = :state WHERE dag_id = :dag AND task_id = :task"),
+                {"state": state, "dag": self.task.dag_id, "task": f"group.{phase}"},
+            )
+
+    def go(self, phase: str, ti_id: str = "") -> dict[str, Any]:
+        """The task of a phase has begun."""
+        with self.task.database.begin() as connection:
+            found = connection.execute(
+                sa.text("SELECT id FROM task_instance WHERE dag_id = :dag AND task_id = :task"),
+                {"dag": self.task.dag_id, "task": f"group.{phase}"},
+            ).scalar_one()
+        answer = self.driver.post(f"/jobs/{self.id}/go", {"phase": phase, "ti_id": ti_id or str(found)})
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json()["job"])
+
+    def held(self, phase: str, **data: Any) -> Any:
+        """The runner comes to a border; to which phase it may go."""
+        return self.runner.report("held", phase=phase, **data)["go"]
+
+    def may_go(self) -> Any:
+        """What the runner hears when it asks again."""
+        return self.runner.send().json()["go"]
+
+
+def test_a_job_in_phases_holds_at_each_border_until_the_phases_task_has_begun(
+    written: Written, node: PretendNode
+) -> None:
+    group = Group(written(), node)
+    assert group.runner.assignment["holds"] is True
+    assert group.held("staging_in") == "ready"
+    assert group.view()["holding"] == "staging_in"
+    group.go("stage_in")
+    assert group.may_go() == "staging_in"
+    group.runner.report("stage_in")
+    assert group.held("running") == "staging_in"
+    assert group.view()["holding"] == "running"
+    group.go("run")
+    assert group.may_go() == "running"
+    group.runner.report("running")
+    assert group.view()["holding"] is None
+    assert group.held("staging_out", tasks_success=True, tasks=[{"exitCode": 0}]) == "running"
+    view = group.view()
+    assert (view["holding"], view["tasks_success"], view["execution"]["tasks"]) == (
+        "staging_out",
+        True,
+        [{"exitCode": 0}],
+    )
+    group.go("stage_out")
+    assert group.may_go() == "staging_out"
+    group.runner.report("end", status="completed", reason="", node_success=True, execution={"tasks": []})
+    assert (group.view()["status"], group.view()["holding"]) == ("completed", None)
+
+
+def test_other_jobs_do_not_hold(alice: User, driver: Driver, node: PretendNode) -> None:
+    driver.claim(alice.submit())
+    runner = node.take()
+    assert runner.assignment["holds"] is False
+    assert runner.report("stage_in")["go"] is None
+
+
+def test_a_task_that_was_cleared_lets_nothing_go_on(written: Written, node: PretendNode) -> None:
+    group = Group(written(), node)
+    group.held("staging_in")
+    group.go("stage_in", ti_id=str(uuid.uuid4()))
+    assert group.may_go() == "ready"
+    group.set("stage_in", "failed")
+    group.go("stage_in")
+    assert group.may_go() == "ready"
+
+
+@pytest.mark.parametrize("state", ["upstream_failed", "skipped"])
+def test_a_job_that_will_never_be_let_go_on_is_ended(written: Written, node: PretendNode, state: str) -> None:
+    group = Group(written(), node)
+    group.go("stage_in")
+    group.runner.report("stage_in")
+    group.held("running")
+    group.set("run", state)
+    view = group.go("stage_out")
+    assert (view["phase"], view["status"]) == ("done", "failed")
+    assert view["reason"] == f"Job was not let go on in Airflow: group.run is {state}"
+    assert [order["lease"] for order in node.poll()["stop"]] == [group.runner.lease]
+    assert group.runner.send().json()["stop"]
+
+
+def test_the_release_ends_what_still_holds(written: Written, node: PretendNode) -> None:
+    group = Group(written(), node)
+    group.held("staging_in")
+    for phase in ("stage_in", "run", "stage_out"):
+        group.set(phase, "skipped")
+    assert group.go("release")["status"] == "failed"
+    assert node.poll()["stop"]
+
+
+def test_a_failed_run_still_stages_out(written: Written, node: PretendNode) -> None:
+    group = Group(written(), node)
+    group.go("run")
+    group.runner.report("running")
+    group.held("staging_out", tasks_success=False, tasks=[{"exitCode": 3}])
+    group.set("run", "failed")
+    group.go("stage_out")
+    assert group.may_go() == "staging_out"
+
+
+def test_an_attempt_that_is_followed_by_another_does_not_hold_after_its_tasks(
+    written: Written, node: PretendNode
+) -> None:
+    group = Group(written(), node, policies={"maximumRetries": 1})
+    group.go("run")
+    group.runner.report("running")
+    assert group.held("staging_out", tasks_success=False, tasks=[{"exitCode": 3}]) == "staging_out"
+    group.runner.report("end", status="completed", reason="", node_success=False, execution={"tasks": []})
+    view = group.view()
+    assert (view["attempt"], view["allowed"], view["holding"], view["tasks_success"]) == (2, "running", None, None)
+    group.driver.claim(group.id)
+    group.runner = node.take()
+    group.runner.report("running")
+    assert group.held("staging_out", tasks_success=True) == "running"
+
+
+def test_a_report_of_holding_names_a_border(written: Written, node: PretendNode) -> None:
+    runner = Group(written(), node).runner
+    answer = runner.send(runner.made("held", phase="done"))
+    assert answer.status_code == 400
+    assert "border" in answer.json()["error"]

@@ -51,6 +51,9 @@ class FakeJob:
     exit_codes: list[int] = field(default_factory=list)
     claims: list[str] = field(default_factory=list)
     stage_out_ti: str = ""
+    allowed: str = ""
+    holding: str = ""
+    let: list[tuple[str, str]] = field(default_factory=list)
     #: How an upload stands that was asked for by clearing stage_out, by the task's instance.
     uploads: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -78,6 +81,8 @@ class FakeJob:
             "will_retry": self.will_retry,
             "tasks_success": self.tasks_success,
             "stage_out_ti": self.stage_out_ti,
+            "allowed": self.allowed,
+            "holding": self.holding,
             "execution": {"tasks": [{"exitCode": code} for code in self.exit_codes]} if self.exit_codes else None,
         }
 
@@ -207,6 +212,7 @@ class FakeInternalApi(httpx.AsyncBaseTransport):
             ("POST", r"/runs/([^/]+)/([^/]+)/look", self._look),
             ("GET", r"/jobs/(\d+)", self._job),
             ("GET", r"/jobs/(\d+)/outputs", self._outputs),
+            ("POST", r"/jobs/(\d+)/go", self._go),
             ("POST", r"/jobs/(\d+)/claim", self._claim),
             ("POST", r"/jobs/(\d+)/stage_out", self._stage_out),
             ("POST", r"/watch", self._watch),
@@ -244,6 +250,17 @@ class FakeInternalApi(httpx.AsyncBaseTransport):
         job = self.jobs.get(body["job"])
         if job is None:
             return httpx.Response(400, json={"error": f"Job {body['job']} does not exist, or is not yours"})
+        return httpx.Response(200, json={"job": job.view()})
+
+    def _go(self, job_id: str, body: dict[str, Any]) -> httpx.Response:
+        """Let it go on; a release finds that nothing will, and ends it."""
+        job = self.jobs[int(job_id)]
+        job.let.append((body["phase"], body["ti_id"]))
+        enters = {"provision": "ready", "stage_in": "staging_in", "run": "running", "stage_out": "staging_out"}
+        if body["phase"] == "release":
+            self.end(job.id, "failed", "Job was not let go on in Airflow")
+        else:
+            self.change(job.id, allowed=enters[body["phase"]])
         return httpx.Response(200, json={"job": job.view()})
 
     def _outputs(self, job_id: str, body: dict[str, Any]) -> httpx.Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -110,3 +111,107 @@ def test_the_example_of_jobs_in_tasks(stack: Stack, write: Callable[[str, str], 
     # whose jobs they are: who pressed the button
     [[owner]] = stack.psql("SELECT owner FROM prominence_job WHERE id = %s", made["job"])
     assert owner == "admin"
+
+
+def _times(stack: Stack, job: int) -> dict[str, float]:
+    """When each kind of event of a job first happened (epoch seconds)."""
+    rows = stack.psql("SELECT kind, min(time) FROM prominence_event WHERE job_id = %s GROUP BY kind", job)
+    return {str(kind): float(time) for kind, time in rows}
+
+
+def _moment(text: str) -> float:
+    return dt.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+
+
+def _gate(write: Callable[[str, str], Written]) -> Written:
+    return write((EXAMPLES / "prominence_example_gate.py").read_text("utf-8"), "prominence_example_gate")
+
+
+def test_a_task_between_two_phases_gates(stack: Stack, write: Callable[[str, str], Written]) -> None:
+    dag = _gate(write)
+    run = dag.trigger(image=stack.image, good=True)
+    assert dag.ended(run) == "success", dag.states(run)
+    tasks = {ti["task_id"]: ti for ti in dag.tasks(run)}
+    assert {ti["state"] for ti in tasks.values()} == {"success"}
+    made = dag.xcom(run, "work.stage_out")
+    times = _times(stack, made["job"])
+    # The gate runs when the input is there and before the first task of the job has started.
+    began, ended = _moment(tasks["look"]["start_date"]), _moment(tasks["look"]["end_date"])
+    assert times["stage_in"] < times["pulled"] < began < ended < times["running"]
+    assert _moment(tasks["work.stage_in"]["end_date"]) <= began
+    # so says the job itself, by the clock that its tasks see
+    [output] = made["outputs"]
+    [file] = stack.places.home.glob(f"objects/**/{output['file']}")
+    assert float(file.read_text()) > ended
+    assert times["stage_out"] >= _moment(tasks["work.stage_out"]["start_date"])
+    assert dag.xcom(run, "work.run")["exit_codes"] == [0]
+    assert dag.xcom(run, "tell") == f"began.txt has {output['size']} bytes"
+
+
+def test_a_gate_that_fails_ends_the_job_and_gives_its_place_back(
+    stack: Stack, write: Callable[[str, str], Written]
+) -> None:
+    dag = _gate(write)
+    run = dag.trigger(image=stack.image, good=False)
+    assert dag.ended(run) == "failed"
+    states = dag.states(run)
+    assert (states["look"], states["work.run"], states["work.end"]) == ("failed", "upstream_failed", "upstream_failed")
+    assert (states["work.stage_out"], states["work.release"]) == ("skipped", "success")
+    told = dag.xcom(run, "work.release")
+    assert "was not let go on in Airflow: work.run is upstream_failed; its place is given back" in told["message"]
+    job = told["job"]
+    [[status, released]] = stack.psql("SELECT status, released_at FROM prominence_job WHERE id = %s", job)
+    assert (status, released is not None) == ("failed", True)
+    assert "running" not in _times(stack, job)
+    assert stack.psql("SELECT id FROM prominence_lease WHERE job_id = %s AND state <> 'ended'", job) == []
+
+
+def test_a_held_job_ends_with_its_run(stack: Stack, write: Callable[[str, str], Written]) -> None:
+    text = (EXAMPLES / "prominence_example_gate.py").read_text("utf-8")
+    slow = text.replace('if not (params or {})["good"]', "import time\n        time.sleep(600)\n        if True")
+    assert slow != text
+    dag = write(slow.replace("prominence_example_gate", "prominence_example_slow"), "prominence_example_slow")
+    run = dag.trigger(image=stack.image)
+    until(lambda: dag.states(run)["look"] == "running", 90, 0.5, f"look runs: {dag.states(run)}")
+    job = dag.xcom(run, "work.stage_in")["job"]
+    dag.http.patch(f"{dag.path}/dagRuns/{run}", json={"state": "failed"}).raise_for_status()
+
+    def given_back() -> bool:
+        [[released]] = stack.psql("SELECT released_at FROM prominence_job WHERE id = %s", job)
+        return released is not None
+
+    until(given_back, 120, 0.5, f"job {job} gives its place back")
+    assert "running" not in _times(stack, job)
+
+
+_RETRIED = """
+import datetime as dt
+from airflow.sdk import DAG, Param
+from airflow_prominence.operators import JobOperator
+
+with DAG("written_retried", schedule=None, params={"image": Param("x", type="string")}):
+    JobOperator(
+        task_id="work",
+        retries=1,
+        retry_delay=dt.timedelta(seconds=1),
+        job={
+            "name": "try-{{ ti.try_number }}",
+            "resources": {"cpus": 1, "memory": 1, "disk": 1},
+            "tasks": [{"image": "{{ params.image }}", "runtime": "singularity",
+                       "cmd": "sh -c 'exit {{ 3 if ti.try_number == 1 else 0 }}'"}],
+        },
+    )
+"""
+
+
+def test_airflows_retries_run_one_job_after_the_other(stack: Stack, write: Callable[[str, str], Written]) -> None:
+    dag = write(_RETRIED, "written_retried")
+    run = dag.trigger(image=stack.image)
+    assert dag.ended(run) == "success"
+    [task] = dag.tasks(run)
+    assert task["try_number"] == 2
+    assert dag.xcom(run, "work")["name"] == "try-2"
+    query = "SELECT name, status, started_at, ended_at FROM prominence_job WHERE run_id = %s ORDER BY id"
+    first, second = stack.psql(query, run)
+    assert [first[0], second[0]] == ["try-1", "try-2"]
+    assert first[3] <= second[2]

@@ -37,10 +37,10 @@ async def job_of_run(dag_id: str, run_id: str, request: Request) -> dict[str, An
     body = await read_object(request)
     group, slot = str(body.get("group", "")), _number(body, "slot", -1)
     if "document" in body:
-        task, document = str(body.get("task_id")), body["document"]
+        task, document, holds = str(body.get("task_id")), body["document"], body.get("holds") is True
         return {
             "job": await transact_async(
-                lambda s: _view(s, runs.job_of_task(s, dag_id, run_id, group, slot, task, document))
+                lambda s: _view(s, runs.job_of_task(s, dag_id, run_id, group, slot, task, document, holds=holds))
             )
         }
     return {"job": await transact_async(lambda s: _view(s, runs.job_of_run(s, dag_id, run_id, group, slot)))}
@@ -100,6 +100,14 @@ async def claim(job_id: int, request: Request) -> dict[str, Any]:
 async def get_job(job_id: int) -> dict[str, Any]:
     """Return the job with its story."""
     return {"job": await transact_async(lambda session: _view(session, session.get(Job, job_id)))}
+
+
+@router.post("/jobs/{job_id}/go", summary="Let a job go on that holds")
+async def go(job_id: int, request: Request) -> dict[str, Any]:
+    """Let the job go on to the phase whose task has begun, or end it if it will never be let there."""
+    body = await read_object(request)
+    phase, ti_id = str(body.get("phase", "")), str(body.get("ti_id", ""))
+    return {"job": await transact_async(lambda s: _view(s, authored.let_go_on(s, job_id, phase, ti_id)))}
 
 
 @router.get("/jobs/{job_id}/outputs", summary="A job's stored outputs")

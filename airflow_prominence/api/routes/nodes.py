@@ -103,12 +103,11 @@ async def report(lease: str, request: Request) -> dict[str, Any]:
     if not isinstance(given, list) or not all(_is_report(item) for item in given):
         raise ApiError(400, "reports: must be a list of {seq, time, kind, data}")
     try:
-        seq, stop = await transact_async(lambda session: reports.apply_reports(session, lease, given))
+        return await transact_async(lambda session: reports.apply_reports(session, lease, given))
     except reports.BadReport as bad:
         raise ApiError(400, str(bad)) from None
     except reports.StaleReport as stale:
         raise ApiError(409, str(stale)) from None
-    return {"seq": seq, "stop": stop}
 
 
 @router.put(

@@ -224,3 +224,53 @@ async def test_an_unknown_phase_is_refused(api: FakeInternalApi, driving: Drive)
     api.add(1)
     with pytest.raises(ValueError, match="unknown phase 'levitate'"):
         await _soon(driving(1, "levitate"))
+
+
+async def test_each_phase_lets_a_job_go_on_that_holds(
+    api: FakeInternalApi, client: InternalClient, watch: JobWatch
+) -> None:
+    api.add(1, allowed="ready")
+
+    def begin(until: str) -> asyncio.Task[JobView]:
+        async def work() -> JobView:
+            return await drive(client, watch, await client.job(1), until, lambda job: None, f"ti-{until}")
+
+        return asyncio.create_task(work())
+
+    assert (await _soon(begin("provision"))).phase == "ready"
+    assert api.jobs[1].let == []
+    api.change(1, holding="staging_in")
+    stage_in = begin("stage_in")
+    await _still(stage_in)
+    assert api.jobs[1].allowed == "staging_in"
+    api.change(1, phase="staging_in", holding="running")
+    assert (await _soon(stage_in)).has_its_input
+    run = begin("run")
+    await _still(run)
+    api.change(1, phase="running", holding="")
+    await _still(run)
+    # Held after its tasks: how they ended is known, and nothing of the job's end.
+    api.change(1, holding="staging_out", tasks_success=True)
+    assert (await _soon(run)).phase == "running"
+    stage_out = begin("stage_out")
+    await _still(stage_out)
+    api.end(1)
+    assert (await _soon(stage_out)).ended
+    assert (await _soon(begin("release"))).released
+    assert api.jobs[1].let == [("stage_in", "ti-stage_in"), ("run", "ti-run"), ("stage_out", "ti-stage_out")]
+
+
+async def test_bad_tasks_of_an_attempt_that_is_followed_by_another_end_no_run(
+    api: FakeInternalApi, driving: Drive
+) -> None:
+    api.add(1, phase="running", allowed="running", tasks_success=False, will_retry=True)
+    run = driving(1, "run")
+    await _still(run)
+    api.change(1, will_retry=False)
+    assert (await _soon(run)).tasks_success is False
+
+
+async def test_a_release_asks_for_the_end_of_what_still_holds(api: FakeInternalApi, driving: Drive) -> None:
+    api.add(1, phase="queued", allowed="ready")
+    assert (await _soon(driving(1, "release"))).released
+    assert api.jobs[1].claims == []

@@ -39,10 +39,19 @@ STAGE_OUT_FAILED = _job(
     node_success=False,
 )
 
+HELD = _job(*_RAN[:2], phase="staging_in", allowed="staging_in", holding="running")
+NOT_LET = _job(
+    *_RAN[:2], phase="done", allowed="staging_in", outcome="failed", reason="Job was not let go on", node_success=False
+)
+
 
 @pytest.mark.parametrize(
     ("job", "phase", "end"),
     [
+        (HELD, "stage_in", "success"),
+        (NOT_LET, "run", "failed"),
+        (NOT_LET, "stage_out", "skipped"),
+        (NOT_LET, "release", "success"),
         (READY, "provision", "success"),
         (RUNNING, "provision", "success"),
         (FINE, "provision", "success"),
@@ -81,6 +90,9 @@ def test_how_a_phase_ends(job: JobView, phase: str, end: str) -> None:
 
 
 def test_the_sentences() -> None:
+    assert verdict(HELD, "stage_in").sentence == "Job 1 (calc) has its input."
+    told = "Job 1 (calc) failed: Job was not let go on; its place is given back."
+    assert verdict(NOT_LET, "release").sentence == told
     assert verdict(READY, "provision").sentence == "Job 1 (calc) has its place at local (n1)."
     assert verdict(EXIT_1, "run").sentence == (
         "A task of job 1 (calc) ended with an exit code other than 0 (exit codes 0, 1)."

@@ -51,6 +51,7 @@ def test_the_public_surface() -> None:
         "CompactJobOperator",
         "JobArrayOperator",
         "JobOperator",
+        "JobTaskGroup",
         "MaintenanceOperator",
         "OutcomeOperator",
         "ProvisionOperator",
@@ -58,5 +59,6 @@ def test_the_public_surface() -> None:
         "RunOperator",
         "StageInOperator",
         "StageOutOperator",
+        "prominence_task_group",
     ]
     assert all(hasattr(operators, name) for name in operators.__all__)
