@@ -9,7 +9,7 @@ from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import Session
 
 #: The newest revision in ``migrations/versions``.
-HEAD: Final = "0009"
+HEAD: Final = "0010"
 VERSION_TABLE: Final = "alembic_version_prominence"
 
 
