@@ -10,7 +10,6 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from airflow_prominence import _compat, documents
-from airflow_prominence._compat import RunFacts
 from airflow_prominence.api import submission
 from airflow_prominence.api.errors import ApiError
 from airflow_prominence.api.submission import Owner
@@ -88,22 +87,19 @@ def _put_aside(session: Session, job: Job) -> None:
 def owner_of_task(session: Session, dag_id: str, run_id: str, task_id: str) -> str:
     """Return whose the jobs of a task are: who started its run or, if no person did, whom the DAG's file names.
 
+    A backfill is of who has asked for it: with values of that user's choice, it must not act for another.
     Raises ApiError if the file names nobody.
     """
     run = dags.run_facts(session, dag_id, run_id)
     if run is None:
         raise ApiError(400, f"There is no run {run_id} of DAG {dag_id}")
-    if _by_hand(run):
-        return str(run.user)
+    if run.user:
+        return run.user
     owner = _compat.task_owner(session, dag_id, run_id, task_id)
     if not owner:
         sentence = "names no owner, and the run was started by no user: give its DAG default_args={'owner': …}"
         raise ApiError(400, f"Task {task_id} of DAG {dag_id} {sentence}")
     return owner
-
-
-def _by_hand(run: RunFacts) -> bool:
-    return run.run_type == "manual" and bool(run.user)
 
 
 def let_go_on(session: Session, job_id: int, phase: str, ti_id: str) -> Job | None:

@@ -83,7 +83,7 @@ def written(http: Any, database: Any, driver: Driver) -> Written:
         ("nora", "manual", "olga", "nora"),
         (None, "manual", "olga", "olga"),
         (None, "scheduled", "olga", "olga"),
-        ("nora", "backfill", "olga", "olga"),
+        ("nora", "backfill", "olga", "nora"),
         ("nora", "manual", "", "nora"),
     ],
 )
