@@ -26,7 +26,7 @@ with DAG(
                 {
                     "image": "{{ params.image }}",
                     "runtime": "singularity",
-                    "cmd": "sh -c 'date +%s.%N > began.txt; cat greeting.txt'",
+                    "cmd": "sh -c 'date +%s > began.txt; cat greeting.txt'",
                 }
             ],
             "outputFiles": ["began.txt"],
