@@ -43,6 +43,9 @@ def test_each_job_is_found_by_its_name(flow: Callable[..., Flow], big_node: Pret
         # As the released client asks: the name where the node belongs, and the node where the name does.
         swapped = made.user.get(f"/workflows/{made.id}/0/stderr", params={"node": name, "offset": 0})
         assert swapped.text == f"err of {name}"
+    for path in ("nobody/stderr", "0/stderr?node=nobody", "0/0/stderr?node=begin", "0/9/stderr?node=nobody"):
+        answer = made.user.get(f"/workflows/{made.id}/{path}")
+        assert (answer.status_code, answer.json()) == (400, {"error": "stderr does not exist"}), path
     assert set(made.jobs()) == {f"flow/{name}" for name in ODD}
     assert made.ended()["status"] == "completed"
     big_node.gone()

@@ -185,12 +185,16 @@ def _output(
 
 def _are_swapped(session: Session, workflow: Workflow, job: str, node: str) -> bool:
     """Tell whether name and node stand in each other's place, as the released client sends those of a stderr."""
-    if number_of(job) is None or _job_named(session, workflow, node, None) is None:
+    if number_of(job) is None:
+        return False
+    number = number_of(node)
+    if number is None:
+        return True
+    # Jobs may have numbers for names, too.
+    if _job_named(session, workflow, node, None) is None:
         return False
     there = _job_named(session, workflow, job, None)
-    # Jobs may have numbers for names, too.
-    number = number_of(node)
-    return there is None or number is None or number >= there.nodes
+    return there is None or number >= there.nodes
 
 
 def _job_named(session: Session, workflow: Workflow, name: str, instance: str | None) -> Job | None:
