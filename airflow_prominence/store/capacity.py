@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sqlalchemy import Boolean, String, column, func, select, table
+from sqlalchemy import Boolean, String, column, exists, func, select, table
 from sqlalchemy.orm import Session
 
 from airflow_prominence.placement import Busy, Capacity, Grant, Need, could_ever_fit, in_order, schedule
@@ -114,9 +114,11 @@ def place_waiting(session: Session) -> list[int]:
         # Nothing could be granted; a thousand waiting jobs need not be read to find that out.
         return []
     paused = select(_dag.c.dag_id).where(_dag.c.is_paused.is_(True))
+    # The attempt before, ended from outside, may still live on its node: no two of a job run at once.
+    lives = exists().where(Lease.job_id == Job.id, Lease.state != ENDED)
     waiting = session.scalars(
         select(Job)
-        .where(Job.phase == QUEUED, Job.wants_capacity.is_(True), Job.dag_id.not_in(paused))
+        .where(Job.phase == QUEUED, Job.wants_capacity.is_(True), Job.dag_id.not_in(paused), ~lives)
         .order_by(Job.priority.desc(), Job.id)
         .limit(_WINDOW)
         .with_for_update(skip_locked=True)

@@ -85,6 +85,23 @@ def test_clearing_a_job_that_goes_on_ends_its_attempt(
     assert alice.describe(job)["execution"]["attempts"][0]["status"] == "deleted"
 
 
+def test_the_next_attempt_waits_until_the_one_before_is_dead(
+    database: Any, alice: User, driver: Driver, node: PretendNode
+) -> None:
+    job, run = _begun(alice, driver, node, database)
+    runner = node.take()
+    runner.report("running")
+    run.clear()
+    run.contact()
+    assert driver.claim(job)["phase"] == "queued"
+    assert node.poll()["start"] == []
+    # its runner is over, so the node doesn't list it any more
+    del node.held[runner.lease]
+    node.poll()
+    assert driver.claim(job)["phase"] == "ready"
+    assert node.take(job).lease != runner.lease
+
+
 def test_clearing_a_job_that_waits_changes_nothing(database: Any, alice: User, driver: Driver) -> None:
     job = alice.submit()
     run = Run(database, driver, job)
