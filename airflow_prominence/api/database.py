@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from airflow_prominence._compat import create_session
+from airflow_prominence.store import notify
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,9 @@ def transact(work: Callable[[Session], T]) -> T:
     for turn in range(_TRIES):
         try:
             with create_session() as session:
-                return work(session)
+                result = work(session)
+                notify.send(session)
+                return result
         except DBAPIError as error:
             code = getattr(error.orig, "pgcode", None)
             if error.connection_invalidated or (isinstance(error, OperationalError) and code is None):

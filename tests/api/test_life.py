@@ -159,7 +159,9 @@ def test_retries_make_new_attempts_until_used_up(
     runner.report("running")
     runner.report("end", status=status, reason=reason, node_success=False, execution={"tasks": [{"exitCode": 7}]})
     view = driver.view(job_id)
-    assert (view["phase"], view["attempt"], view["status"]) == ("queued", 2, "pending")
+    assert (view["attempt"], view["status"]) == (2, "pending")
+    # a pass of the placer's own may have come between
+    assert view["phase"] in {"queued", "ready"}
     driver.claim(job_id)
     del node.held[runner.lease]
     again = node.take()
