@@ -314,3 +314,34 @@ def test_a_report_of_holding_names_a_border(written: Written, node: PretendNode)
     answer = runner.send(runner.made("held", phase="done"))
     assert answer.status_code == 400
     assert "border" in answer.json()["error"]
+
+
+def test_a_task_that_somebody_failed_ends_its_job(written: Written, database: Any, node: PretendNode) -> None:
+    task = written()
+    job = task.job()["id"]
+
+    def told() -> bool:
+        with database.begin() as connection:
+            query = "SELECT id, try_number FROM task_instance WHERE dag_id = :dag AND task_id = 'work'"
+            ti_id, try_number = connection.execute(sa.text(query), {"dag": task.dag_id}).one()
+        body = {"job": job, "ti_id": str(ti_id), "try_number": try_number}
+        return bool(task.driver.post("/tis/cancelled", body).json()["acted"])
+
+    # A trigger that was only moved to another triggerer: the task is still deferred.
+    assert told() is False
+    assert task.driver.view(job)["phase"] != "done"
+    task._change("task_instance", state="failed")
+    assert told() is True
+    assert task.driver.view(job)["status"] == "deleted"
+
+
+def test_each_index_of_a_mapped_task_has_a_job_of_its_own(written: Written) -> None:
+    task = written()
+
+    def of(slot: int) -> int:
+        body = {"group": "work", "slot": slot, "task_id": "work", "document": document()}
+        answer = task.driver.post(f"/runs/{task.dag_id}/{task.run_id}/job", body)
+        assert answer.status_code == 200, answer.text
+        return int(answer.json()["job"]["id"])
+
+    assert len({of(0), of(1), of(0), of(1)}) == 2
