@@ -219,15 +219,16 @@ def delete_dag(session: Session, dag_id: str) -> None:
     delete(dag_id, session=session)
 
 
-def renew_dags(session: Session, dag_ids: Collection[str], bundle: str) -> None:
-    """Set the time by which ``airflow db clean`` judges DAGs (the last parsing) to now, for DAGs of a bundle."""
+def renew_dags(session: Session, bundle: str, older_than: dt.timedelta) -> None:
+    """Set the time by which ``airflow db clean`` judges DAGs (the last parsing) to now, where it is that old."""
     from airflow.models.dag import DagModel
     from sqlalchemy import update
 
+    now = dt.datetime.now(dt.timezone.utc)
     session.execute(
         update(DagModel)
-        .where(DagModel.dag_id.in_(dag_ids), DagModel.bundle_name == bundle)
-        .values(last_parsed_time=dt.datetime.now(dt.timezone.utc)),
+        .where(DagModel.bundle_name == bundle, DagModel.last_parsed_time < now - older_than)
+        .values(last_parsed_time=now),
         execution_options={"synchronize_session": False},
     )
 

@@ -58,7 +58,7 @@ def maintain(session: Session) -> dict[str, int]:
     done = _round(session) or housekeeping.Done()
     ended = runs.end_jobs_without_run(session)
     housekeeping.forget_old(session)
-    dags.renew_dags(session, {dag_id for dag_id, _ in housekeeping.unfinished_runs(session)})
+    dags.renew_dags(session)
     callbacks = _compat.delete_callbacks(session, API_BUNDLE)
     return {
         "lost_nodes": len(done.lost_nodes),

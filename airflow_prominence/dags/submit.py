@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import logging
 from pathlib import Path
@@ -28,13 +29,16 @@ from airflow_prominence.dags.names import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
 
     from sqlalchemy.orm import Session
 
     from airflow_prominence.dags.plan import Plan
 
 log = logging.getLogger(__name__)
+
+# Far less than anybody keeps runs, and not a write for each workflow a minute.
+_RENEWED_AFTER = dt.timedelta(hours=1)
 
 __all__ = [
     "DagMissing",
@@ -144,9 +148,12 @@ def forget_workflow_dag(session: Session, dag_id: str) -> None:
         _compat.delete_dag(session, dag_id)
 
 
-def renew_dags(session: Session, active: Collection[str]) -> None:
-    """Let ``airflow db clean`` see that our own DAGs are alive, though nobody parses them: the shipped and these."""
-    _compat.renew_dags(session, [*SHIPPED_DAGS, *active], API_BUNDLE)
+def renew_dags(session: Session) -> None:
+    """Let ``airflow db clean`` see that our DAGs are alive, though nobody parses them.
+
+    A workflow's goes with the workflow, by our own retention; the command would stumble over one that still has runs.
+    """
+    _compat.renew_dags(session, API_BUNDLE, _RENEWED_AFTER)
 
 
 def embedded_document(session: Session, dag_id: str, run_id: str) -> dict[str, Any] | None:
