@@ -55,7 +55,7 @@ finish() { # the exit status of the whole
     return 1
 }
 
-without_a_stack() {
+meanwhile() {
     # What looks at times is in the other ones.
     renice -n 5 -p "$BASHPID" >/dev/null
     step "ruff check" .venv/bin/ruff check .
@@ -63,6 +63,7 @@ without_a_stack() {
     step "mypy" .venv/bin/mypy
     step "import arrows" .venv/bin/lint-imports
     PYTEST_ARGS="--ignore=$alone ${PYTEST_ARGS:-}" step "tests without a stack" suites unit runtimes agent api
+    step "tests of a second stack" suites airflow
     finish
 }
 
@@ -78,11 +79,11 @@ all)
     beside=$(mktemp)
     # With job control it is a process group, which ends together and hears of an interrupt.
     set -m
-    without_a_stack >"$beside" 2>&1 &
+    meanwhile >"$beside" 2>&1 &
     other=$!
     set +m
     trap 'kill -INT -- "-$other" 2>/dev/null; rm -f "$beside"' EXIT
-    echo "== ruff, mypy, import arrows and tests without a stack run meanwhile, and are told of afterwards"
+    echo "== ruff, mypy, import arrows, tests without a stack and those of another run meanwhile, and are told of afterwards"
     step "tests of a stack" suites integration
     wait "$other" || failed+=("what ran meanwhile")
     cat "$beside"
