@@ -63,6 +63,10 @@ meanwhile() {
     step "mypy" .venv/bin/mypy
     step "import arrows" .venv/bin/lint-imports
     PYTEST_ARGS="--ignore=$alone ${PYTEST_ARGS:-}" step "tests without a stack" suites unit runtimes agent api
+    finish
+}
+
+on_a_second_stack() {
     step "tests of a second stack" suites airflow
     finish
 }
@@ -76,17 +80,21 @@ all)
     # shellcheck disable=SC2086 - words
     step "tests for an agent alone" .venv/bin/python -m pytest -q $alone ${PYTEST_ARGS:-}
     # A stack mostly waits.
-    beside=$(mktemp)
-    # With job control it is a process group, which ends together and hears of an interrupt.
+    beside=$(mktemp) second=$(mktemp)
+    # With job control each is a process group, which ends together and hears of an interrupt.
     set -m
     meanwhile >"$beside" 2>&1 &
-    other=$!
+    others=("$!")
+    on_a_second_stack >"$second" 2>&1 &
+    others+=("$!")
     set +m
-    trap 'kill -INT -- "-$other" 2>/dev/null; rm -f "$beside"' EXIT
+    trap 'for one in "${others[@]}"; do kill -INT -- "-$one" 2>/dev/null; done; rm -f "$beside" "$second"' EXIT
     echo "== ruff, mypy, import arrows, tests without a stack and those of another run meanwhile, and are told of afterwards"
     step "tests of a stack" suites integration
-    wait "$other" || failed+=("what ran meanwhile")
-    cat "$beside"
+    for one in "${others[@]}"; do
+        wait "$one" || failed+=("what ran meanwhile")
+    done
+    cat "$second" "$beside"
     ;;
 unit) step "tests" suites unit ;;
 survival) step "kill tests" suites survival ;;
